@@ -1,0 +1,40 @@
+// Masked linear attention: out_i = sum_j M_ij (q_i . k_j) v_j / sum_j M_ij (q_i . k_j), without an L x L matrix.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/attention/types.hpp>
+#include <espalier/core/export.hpp>
+
+namespace espalier {
+
+struct LinearOptions {
+  bool normalize = true;        // false: out = the numerator, normaliser still available
+  double weight_epsilon = 0;    // added to every M_ij (q_i . k_j), as TopViT does; >= 0
+  double denominator_floor = 0; // rows with |denominator| <= floor give 0 and zero gradients; >= 0
+  Causal causal = Causal::none; // pairs left out count as factor 0, also for weight_epsilon
+  KeyCounts key_counts{};
+};
+
+struct LinearResult {
+  Index floored_rows = 0;  // rows (over all batches and heads) whose denominator was floored
+};
+
+// q: [B, H, Lq, m], k: [B, Hk, Lk, m], both after the feature map; v: [B, Hk, Lk, c]; out: [B, H, Lq, c]; normaliser:
+// [B, H, Lq, 1] or empty, receives the denominators. H a multiple of Hk: query head h uses head h / (H / Hk).
+// masks: none (ones), one, H or B H masks of size Lq x Lk.
+// Cost: that of the masks' products; nothing of size Lq x Lk or L x m c is formed (docs/masks.md).
+// Gradient: masked_linear_attention_vjp. Errors: ShapeError, ValueError (overlap, causal with Lq != Lk unaligned), Cancelled.
+// Source: K. Choromanski et al., ICML 2022, section 3 (Lemma 3.1); normalisation with two epsilons: TopViT.
+template <class U, class B>
+ESPALIER_EXPORT LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v, Masks<U, B> masks, Out<U, B> out,
+                                                     Out<U, B> normaliser = {}, const LinearOptions& options = {},
+                                                     const ContextOf<U, B>& context = {});
+
+// Gradients of sum(out_bar * out), given the forward's out and normaliser (neither may be empty).
+template <class U, class B>
+ESPALIER_EXPORT void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Masks<U, B> masks, In<U, B> out,
+                                                 In<U, B> normaliser, In<U, B> out_bar,
+                                                 std::type_identity_t<AttentionGradients<std::remove_const_t<U>, B>> gradients,
+                                                 const LinearOptions& options = {}, const ContextOf<U, B>& context = {});
+
+}  // namespace espalier

@@ -1,0 +1,34 @@
+// What every mask can be told when it is made: engine, tolerance, cost model, planning effort.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/backend.hpp>
+#include <espalier/core/export.hpp>
+
+#include <string>
+
+namespace espalier {
+
+// What a tolerance bounds (definitions: report.hpp, Certificate).
+enum class ToleranceKind { row, entry, pointwise };
+
+// Speeds from which engines predict their time. The defaults are cautious values for one core with AVX2; a caller who
+// measured his machine passes his own. Engine choice depends on this value, never on a clock.
+struct CostModel {
+  double tile_flops = 70e9;         // float tile products, flop/s, one thread (double: half)
+  double fft_flops = 7e9;           // float FFT panels, counted as 5 N log2 N each way (double: half)
+  double bandwidth = 10e9;          // main memory, bytes/s
+  double sparse_flops = 6e9;        // CSR row times a panel of columns
+  double call_seconds = 2e-6;       // fixed cost of one product
+};
+
+// Options of a mask, fixed for its life.
+struct MaskOptions {
+  std::string engine = "auto";  // or an engine's name: the mask uses it for every product it can do, else a ValueError
+  double tolerance = -1;        // bound on the error of M~ in [0, 1); negative: 1e-6 for float, 1e-12 for double; 0: exact only
+  ToleranceKind tolerance_kind = ToleranceKind::row;
+  CostModel cost{};
+  bool measure_fft = false;  // FFTW_MEASURE instead of ESTIMATE: 1.2 to 1.6 times faster transforms, planning takes 0.1 to 5 s
+};
+
+}  // namespace espalier

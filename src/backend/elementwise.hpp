@@ -1,0 +1,54 @@
+// Backend primitives without structure: panels for the default masked product, sums, copies, scratch memory.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/backend.hpp>
+#include <espalier/core/context.hpp>
+#include <espalier/core/views.hpp>
+
+#include <cstddef>
+#include <memory>
+
+namespace espalier::backend {
+
+// Memory of a backend, 64-byte aligned on the host, uninitialised; owned, moved, never copied.
+// Errors: BackendError when there is none left or the size overflows.
+template <class T, class B>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(Index size);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr, other.size_ = 0; }
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_), std::swap(size_, other.size_);
+    return *this;
+  }
+  T* data() const { return data_; }
+  Index size() const { return size_; }
+  MatrixView<T, B> matrix(Index rows, Index cols) const { return {data_, rows, cols}; }
+
+ private:
+  T* data_ = nullptr;
+  Index size_ = 0;
+};
+
+template <class T, class B>
+void fill(MatrixView<T, B> y, T value, const Context<B>& context);
+template <class T, class B>
+void copy(MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);
+// y += factor x.
+template <class T, class B>
+void add_scaled(T factor, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);
+// panel(i, r * c + k) = b(i, r) * x(i, k): the columns of the masked product for the features in b (i < rows, r < b.cols,
+// k < x.cols = c). An empty x stands for one column of ones.
+template <class T, class B>
+void expand_panel(MatrixView<const T, B> b, MatrixView<const T, B> x, MatrixView<T, B> panel, const Context<B>& context);
+// y(i, k) += sum_r a(i, r) panel(i, r * c + k).
+template <class T, class B>
+void contract_panel(MatrixView<const T, B> a, MatrixView<const T, B> panel, MatrixView<T, B> y, const Context<B>& context);
+// y(i, k) += s(i) x(i, k).
+template <class T, class B>
+void add_row_scaled(VectorView<const T, B> s, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);
+
+}  // namespace espalier::backend

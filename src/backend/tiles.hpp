@@ -1,0 +1,59 @@
+// Backend primitives by tile: products and gradients over a mask's entries, fused; nothing of size rows x cols is formed.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/backend.hpp>
+#include <espalier/core/context.hpp>
+#include <espalier/core/entries.hpp>
+#include <espalier/core/low_rank.hpp>
+#include <espalier/core/views.hpp>
+
+#include <cstddef>
+
+namespace espalier::backend {
+
+// y = M x or Mᵀ x.
+template <class T, class B>
+void tile_multiply(const Entries<T, B>& m, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context);
+// sink += gradient of sum_ij M_ij (y_bar_i . x_j) with respect to the entries.
+template <class T, class B>
+void tile_multiply_entries_gradient(const Entries<T, B>& m, MatrixView<const T, B> x, MatrixView<const T, B> y_bar,
+                                    const EntriesGradient<T, B>& sink, Index sink_size, const Context<B>& context);
+// Y = (M ∘ A Bᵀ) X and its row sums (transpose: with Mᵀ).
+template <class T, class B>
+void tile_low_rank(const Entries<T, B>& m, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
+                   const Context<B>& context);
+// All gradients in one pass over the tiles: scores and W computed once. gradients.parameters is not used: the entries'
+// gradient goes to `sink`, whose pointers lie in one block of `sink_size` elements starting at the lowest of them.
+template <class T, class B>
+void tile_low_rank_vjp(const Entries<T, B>& m, const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                       const LowRankGradients<T, B>& gradients, const EntriesGradient<T, B>& sink, Index sink_size,
+                       const Context<B>& context);
+// Bounds on the memory that the calls above take.
+std::size_t tile_low_rank_bytes(Index rows, Index cols, Index rank, Index columns, std::size_t element);
+
+// Softmax attention of one head: s_ij = scale q_i . k_j + bias_ij, w_ij = mask_ij exp(s_ij); kind none: no bias, no mask.
+// Pairs with j - i > causal_shift (where causal) or j >= key_count take no part.
+template <class T, class B>
+struct SoftmaxInputs {
+  MatrixView<const T, B> q, k, v;
+  T scale = T(1);
+  Entries<T, B> bias{}, mask{};
+  bool causal = false;
+  Index causal_shift = 0;
+  Index key_count = 0;
+};
+template <class T, class B>
+void tile_softmax(const SoftmaxInputs<T, B>& in, MatrixView<T, B> out, VectorView<T, B> log_sum_exp, const Context<B>& context);
+template <class T, class B>
+struct SoftmaxGradients {
+  MatrixView<T, B> q{}, k{}, v{};
+  EntriesGradient<T, B> bias{}, mask{};
+  Index bias_size = 0, mask_size = 0;
+};
+// Gradients wanted are overwritten (entries' sinks are added to).
+template <class T, class B>
+void tile_softmax_vjp(const SoftmaxInputs<T, B>& in, MatrixView<const T, B> out, VectorView<const T, B> log_sum_exp,
+                      MatrixView<const T, B> out_bar, const SoftmaxGradients<T, B>& gradients, const Context<B>& context);
+
+}  // namespace espalier::backend
