@@ -79,7 +79,7 @@ void check_mask_laws(const MaskCase<T>& c) {
   for (std::size_t v = 0; v < std::min<std::size_t>(found.size(), 12); ++v) {
     text += "\n  " + found[v].law + ": " + found[v].details;
   }
-  INFO(c.name << (sizeof(T) == 4 ? " (float)" : " (double)") << ": " << found.size() << " violations" << text);
+  INFO(c.name << std::string(sizeof(T) == 4 ? " (float)" : " (double)") << ": " << found.size() << " violations" << text);
   CHECK(found.empty());
 }
 
