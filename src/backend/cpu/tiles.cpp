@@ -113,14 +113,16 @@ void tile_low_rank_vjp(const Entries<T, B>& m, const LowRankInputs<T, B>& in, co
   }
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                                             \
-  template void tile_multiply(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, bool, const Context<Cpu>&); \
-  template void tile_multiply_entries_gradient(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<const T, Cpu>,  \
-                                               const EntriesGradient<T, Cpu>&, Index, const Context<Cpu>&);                 \
-  template void tile_low_rank(const Entries<T, Cpu>&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, bool,    \
-                              const Context<Cpu>&);                                                                         \
-  template void tile_low_rank_vjp(const Entries<T, Cpu>&, const LowRankInputs<T, Cpu>&, const LowRankCotangents<T, Cpu>&,   \
-                                  const LowRankGradients<T, Cpu>&, const EntriesGradient<T, Cpu>&, Index, const Context<Cpu>&);
+#define ESPALIER_INSTANTIATE(T)                                                                                            \
+  template void tile_multiply(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, bool,                  \
+                              const Context<Cpu>&);                                                                        \
+  template void tile_multiply_entries_gradient(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, \
+                                               const EntriesGradient<T, Cpu>&, Index, const Context<Cpu>&);                \
+  template void tile_low_rank(const Entries<T, Cpu>&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, bool,   \
+                              const Context<Cpu>&);                                                                        \
+  template void tile_low_rank_vjp(const Entries<T, Cpu>&, const LowRankInputs<T, Cpu>&, const LowRankCotangents<T, Cpu>&,  \
+                                  const LowRankGradients<T, Cpu>&, const EntriesGradient<T, Cpu>&, Index,                  \
+                                  const Context<Cpu>&);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(double)
 #undef ESPALIER_INSTANTIATE
