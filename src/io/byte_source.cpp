@@ -12,9 +12,7 @@
 #include <cerrno>
 #include <cstring>
 
-#if defined(ESPALIER_HAS_ZLIB)
 #include <zlib.h>
-#endif
 
 namespace espalier {
 
@@ -30,7 +28,6 @@ FileSource::FileSource(const std::string& path) : path_(path) {
     if (S_ISREG(s.st_mode)) size_ = static_cast<Index>(s.st_size);
     return;
   }
-#if defined(ESPALIER_HAS_ZLIB)
   unsigned char magic[2] = {0, 0};
   const ssize_t n = pread(descriptor_, magic, 2, 0);
   if (n >= 0 && (n < 2 || magic[0] != 0x1f || magic[1] != 0x8b)) {
@@ -43,19 +40,13 @@ FileSource::FileSource(const std::string& path) : path_(path) {
     throw BackendError(path + ": zlib has no memory for it");
   }
   gzbuffer(static_cast<gzFile>(packed_), 1u << 18);
-#else
-  close(descriptor_);
-  throw BackendError(path + ": packed files need zlib, which this build left out (ESPALIER_WITH_ZLIB)");
-#endif
 }
 
 FileSource::~FileSource() {
-#if defined(ESPALIER_HAS_ZLIB)
   if (packed_ != nullptr) {
     gzclose(static_cast<gzFile>(packed_));
     return;
   }
-#endif
   close(descriptor_);
 }
 
@@ -64,7 +55,6 @@ std::size_t FileSource::read(char* out, std::size_t count) {
   while (done < count) {
     const std::size_t want = std::min<std::size_t>(count - done, std::size_t{1} << 30);
     Index got = 0;
-#if defined(ESPALIER_HAS_ZLIB)
     if (packed_ != nullptr) {
       auto* file = static_cast<gzFile>(packed_);
       got = gzread(file, out + done, static_cast<unsigned>(want));
@@ -73,9 +63,7 @@ std::size_t FileSource::read(char* out, std::size_t count) {
       if (got < 0 || (code != Z_OK && code != Z_STREAM_END)) {
         throw FormatError(path_, 0, std::string("damaged or cut off gzip data (") + (words != nullptr ? words : "zlib") + ")");
       }
-    } else
-#endif
-    {
+    } else {
       got = ::read(descriptor_, out + done, want);
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) throw FormatError(path_, 0, std::string("cannot be read (") + std::strerror(errno) + ")");

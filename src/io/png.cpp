@@ -4,15 +4,12 @@
 #include <espalier/io/files.hpp>
 #include <espalier/io/image.hpp>
 
-#if defined(ESPALIER_HAS_PNG)
 #include <png.h>
-#endif
 
 namespace espalier {
 
 std::string encode_png(const Image& image) {
   if (image.width < 1 || image.height < 1) throw ValueError("encode_png: an empty image");
-#if defined(ESPALIER_HAS_PNG)
   // libpng's simplified interface: no setjmp in our code, errors come back in `control`.
   png_image control{};
   control.version = PNG_IMAGE_VERSION;
@@ -29,9 +26,6 @@ std::string encode_png(const Image& image) {
   if (!ok) throw BackendError(std::string("libpng: ") + control.message);
   bytes.resize(size);
   return bytes;
-#else
-  throw BackendError("pictures need libpng, which this build left out (ESPALIER_WITH_PNG)");
-#endif
 }
 
 void write_png(const std::string& path, const Image& image) {
