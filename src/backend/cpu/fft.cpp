@@ -70,7 +70,7 @@ std::size_t toeplitz_fft_bytes(const std::vector<Index>& sizes, Index columns, I
       element == sizeof(float) ? GridTransform<float>::scratch_size(sizes) : GridTransform<double>::scratch_size(sizes);
   const Index at_once = pairs_at_once(length, element);
   const Index tasks = rank > 0 ? std::max(pairs, 2 * kSlices) : (pairs + at_once - 1) / at_once;
-  const Index worker = work + length * (rank > 0 ? 3 : at_once) + 4096;
+  const Index worker = work + (length + 16) * (rank > 0 ? 3 : at_once) + 4096;
   const Index shared = rank > 0 ? length * (rank + 2 * kSlices) : 0;  // A and B feature-major; partial sums for few columns
   return 2 * element * static_cast<std::size_t>(std::min(tasks, kReportedWorkers) * worker + shared) + 65536;
 #else
@@ -88,34 +88,45 @@ struct Pair {
   T re, im;
 };
 
-// panel[k * length + i] = x(i, first + 2 k) + i x(i, first + 2 k + 1) for k < pairs; a column past the end is 0. Rows are read
-// once, whole cache lines of them; each of the few output streams is contiguous.
+// Columns of a panel lie this many numbers apart: a cache line more than a power of two, or all of them would share the few
+// places of the first-level cache that one address has.
+Index panel_stride(Index length) {
+  return (length + 7) / 8 * 8 + 8;
+}
+
+// Rows ahead that are asked for while gathering: rows of token-major data often lie a page apart, where no processor looks
+// ahead by itself.
+constexpr Index kRows = 8, kAhead = 16;
+
+// panel[k * panel_stride + i] = x(i, first + 2 k) + i x(i, first + 2 k + 1) for k < pairs; a column past the end is 0. Rows are
+// read once, whole cache lines of them; each of the few output streams is contiguous.
 template <class T>
 void gather_pairs(MatrixView<const T, Cpu> x, Index first, Index pairs, T* panel) {
-  const Index whole = std::min(pairs, (x.cols - first) / 2);
+  const Index whole = std::min(pairs, (x.cols - first) / 2), stride = panel_stride(x.rows);
   auto* out = reinterpret_cast<Pair<T>*>(panel);
-  constexpr Index kRows = 4;
   Index i = 0;
   for (; i + kRows <= x.rows; i += kRows) {
+    for (Index r = 0; i + kAhead + kRows <= x.rows && r < kRows; ++r) __builtin_prefetch(x.row(i + kAhead + r) + first);
     for (Index k = 0; k < whole; ++k) {
-      for (Index r = 0; r < kRows; ++r) std::memcpy(out + k * x.rows + i + r, x.row(i + r) + first + 2 * k, sizeof(Pair<T>));
+      for (Index r = 0; r < kRows; ++r) std::memcpy(out + k * stride + i + r, x.row(i + r) + first + 2 * k, sizeof(Pair<T>));
     }
   }
   for (; i < x.rows; ++i) {
-    for (Index k = 0; k < whole; ++k) std::memcpy(out + k * x.rows + i, x.row(i) + first + 2 * k, sizeof(Pair<T>));
+    for (Index k = 0; k < whole; ++k) std::memcpy(out + k * stride + i, x.row(i) + first + 2 * k, sizeof(Pair<T>));
   }
   if (whole < pairs) {
-    for (i = 0; i < x.rows; ++i) out[whole * x.rows + i] = {x(i, first + 2 * whole), T(0)};
+    for (i = 0; i < x.rows; ++i) out[whole * stride + i] = {x(i, first + 2 * whole), T(0)};
   }
 }
 
 template <class T>
 void scatter_pairs(const T* panel, Index first, Index pairs, MatrixView<T, Cpu> y) {
-  const Index whole = std::min(pairs, (y.cols - first) / 2);
+  const Index whole = std::min(pairs, (y.cols - first) / 2), stride = panel_stride(y.rows);
   const auto* in = reinterpret_cast<const Pair<T>*>(panel);
   for (Index i = 0; i < y.rows; ++i) {
-    for (Index k = 0; k < whole; ++k) std::memcpy(y.row(i) + first + 2 * k, in + k * y.rows + i, sizeof(Pair<T>));
-    if (whole < pairs) y(i, first + 2 * whole) = in[whole * y.rows + i].re;
+    if (i + kAhead < y.rows) __builtin_prefetch(y.row(i + kAhead) + first, 1);
+    for (Index k = 0; k < whole; ++k) std::memcpy(y.row(i) + first + 2 * k, in + k * stride + i, sizeof(Pair<T>));
+    if (whole < pairs) y(i, first + 2 * whole) = in[whole * stride + i].re;
   }
 }
 
@@ -266,18 +277,19 @@ template <class T, class B>
 void ToeplitzFft<T, B>::multiply(const T* spectrum, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose,
                                  const Context<B>& context) const {
   const GridTransform<T>& t = state_->transform;
-  const Index length = t.points(), all = (x.cols + 1) / 2, at_once = pairs_at_once(length, sizeof(T));
+  const Index length = t.points(), all = (x.cols + 1) / 2, at_once = pairs_at_once(length, sizeof(T)),
+              stride = panel_stride(length);
   const Index tasks = (all + at_once - 1) / at_once;
   auto workers = make_workers<T>(context, tasks);
   parallel_for(
       context, tasks,
       [&](Index task, int worker) {
         Worker<T>& w = workers[static_cast<std::size_t>(worker)];
-        w.prepare(t, 2 * length * at_once);
+        w.prepare(t, 2 * stride * at_once);
         const Index first = task * at_once, pairs = std::min(at_once, all - first);
         gather_pairs<T>(x, 2 * first, pairs, w.panel.data());
         for (Index k = 0; k < pairs; ++k) {
-          T* line = w.panel.data() + 2 * k * length;
+          T* line = w.panel.data() + 2 * k * stride;
           t.forward(line, nullptr, w.spectrum.data(), w.transform);
           t.kernels().multiply(w.spectrum.data(), spectrum, t.spectrum_size(), transpose, w.spectrum.data());
           t.inverse(w.spectrum.data(), line, w.transform);
@@ -346,7 +358,8 @@ void ToeplitzFft<T, B>::add_table_gradient(MatrixView<const T, B> x, MatrixView<
   const GridTransform<T>& t = state_->transform;
   const Index length = t.points(), pairs = (x.cols + 1) / 2;
   if (pairs == 0) return;
-  const Index at_once = pairs_at_once(length, sizeof(T)), panels = (pairs + at_once - 1) / at_once;
+  const Index stride = panel_stride(length), at_once = pairs_at_once(length, sizeof(T)),
+              panels = (pairs + at_once - 1) / at_once;
   const std::size_t slice_bytes = static_cast<std::size_t>(2 * t.spectrum_size()) * (sizeof(T) + sizeof(double));
   const Index slices = slices_within(context, panels, slice_bytes);
   std::vector<std::unique_ptr<SpectrumSum<T>>> sums(static_cast<std::size_t>(slices));
@@ -357,20 +370,20 @@ void ToeplitzFft<T, B>::add_table_gradient(MatrixView<const T, B> x, MatrixView<
       [&](Index s, int worker) {
         Worker<T>& w = workers[static_cast<std::size_t>(worker)];
         Buffer<T, B>& u = second[static_cast<std::size_t>(worker)];
-        w.prepare(t, 4 * length * at_once);
+        w.prepare(t, 4 * stride * at_once);
         if (u.size() == 0) {
           u = Buffer<T, B>(2 * t.spectrum_size());
           std::fill_n(u.data(), u.size(), T(0));
         }
         auto& sum = sums[static_cast<std::size_t>(s)] = std::make_unique<SpectrumSum<T>>(t);
-        T* y_panel = w.panel.data() + 2 * length * at_once;
+        T* y_panel = w.panel.data() + 2 * stride * at_once;
         for (Index panel = panels * s / slices; panel < panels * (s + 1) / slices; ++panel) {
           const Index first = panel * at_once, count = std::min(at_once, pairs - first);
           gather_pairs<T>(x, 2 * first, count, w.panel.data());
           gather_pairs<T>(y_bar, 2 * first, count, y_panel);
           for (Index k = 0; k < count; ++k) {
-            t.forward(w.panel.data() + 2 * k * length, nullptr, w.spectrum.data(), w.transform);
-            t.forward(y_panel + 2 * k * length, nullptr, u.data(), w.transform);
+            t.forward(w.panel.data() + 2 * k * stride, nullptr, w.spectrum.data(), w.transform);
+            t.forward(y_panel + 2 * k * stride, nullptr, u.data(), w.transform);
             sum->add(w.spectrum.data(), u.data());
           }
         }
@@ -449,9 +462,9 @@ class BackwardSlice {
 
 template <class T>
 void write_columns(const T* feature_major, Index first, Index count, MatrixView<T, Cpu> out, const Context<Cpu>& context) {
-  constexpr Index kRows = 256;
-  parallel_for(context, (out.rows + kRows - 1) / kRows, [&](Index block, int) {
-    for (Index i = block * kRows; i < std::min(out.rows, (block + 1) * kRows); ++i) {
+  constexpr Index kBlock = 256;
+  parallel_for(context, (out.rows + kBlock - 1) / kBlock, [&](Index block, int) {
+    for (Index i = block * kBlock; i < std::min(out.rows, (block + 1) * kBlock); ++i) {
       for (Index r = 0; r < count; ++r) out(i, first + r) = feature_major[r * out.rows + i];
     }
   });
