@@ -27,7 +27,8 @@ void check_tensor(const std::string& name, TensorView<T, B> t, Index b, Index h,
   if (some && l > 1 && t.strides[2] < d) {
     throw ShapeError(name + ".strides[2]", std::to_string(t.strides[2]), "at least " + std::to_string(d));
   }
-  if (some && ((b > 1 && t.strides[0] < 0) || (h > 1 && t.strides[1] < 0))) throw ShapeError(name, "a negative stride", "strides >= 0");
+  if (some && ((b > 1 && t.strides[0] < 0) || (h > 1 && t.strides[1] < 0)))
+    throw ShapeError(name, "a negative stride", "strides >= 0");
 }
 
 template <class T, class B>
@@ -91,7 +92,8 @@ void check_head_masks(const std::string& name, const HeadMasks<T, B>& masks, con
   }
   for (Index i = 0; i < n; ++i) {
     if (masks[i].rows() != s.queries || masks[i].cols() != s.keys) {
-      throw ShapeError(name + " " + std::to_string(i), std::to_string(masks[i].rows()) + " x " + std::to_string(masks[i].cols()),
+      throw ShapeError(name + " " + std::to_string(i),
+                       std::to_string(masks[i].rows()) + " x " + std::to_string(masks[i].cols()),
                        std::to_string(s.queries) + " x " + std::to_string(s.keys) + " (queries x keys)");
     }
   }
@@ -107,12 +109,15 @@ inline void check_key_counts(KeyCounts counts, const AttentionSizes& s) {
   if (counts.size != s.batch) throw ShapeError("key_counts", counts.size, s.batch);
   for (Index b = 0; b < s.batch; ++b) {
     if (counts[b] < 0 || counts[b] > s.keys) {
-      throw ValueError("key_counts[" + std::to_string(b) + "]: " + std::to_string(counts[b]) + " is outside 0 .. " + std::to_string(s.keys));
+      throw ValueError("key_counts[" + std::to_string(b) + "]: " + std::to_string(counts[b]) + " is outside 0 .. " +
+                       std::to_string(s.keys));
     }
   }
 }
 
-inline Index keys_of(KeyCounts counts, Index b, const AttentionSizes& s) { return counts ? static_cast<Index>(counts[b]) : s.keys; }
+inline Index keys_of(KeyCounts counts, Index b, const AttentionSizes& s) {
+  return counts ? static_cast<Index>(counts[b]) : s.keys;
+}
 // Query rows that count: with as many queries as keys, rows beyond the key count are padding too.
 inline Index queries_of(KeyCounts counts, Index b, const AttentionSizes& s) {
   return counts && s.queries == s.keys ? static_cast<Index>(counts[b]) : s.queries;

@@ -14,7 +14,8 @@ namespace espalier::backend {
 
 // y = M x or Mᵀ x.
 template <class T, class B>
-void tile_multiply(const Entries<T, B>& m, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context);
+void tile_multiply(const Entries<T, B>& m, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose,
+                   const Context<B>& context);
 // sink += gradient of sum_ij M_ij (y_bar_i . x_j) with respect to the entries.
 template <class T, class B>
 void tile_multiply_entries_gradient(const Entries<T, B>& m, MatrixView<const T, B> x, MatrixView<const T, B> y_bar,

@@ -15,7 +15,8 @@ namespace espalier {
 template <class T, class B>
 void check_matrix(const std::string& name, MatrixView<const std::remove_const_t<T>, B> m, Index rows, Index cols) {
   if (m.rows != rows || m.cols != cols) {
-    throw ShapeError(name, std::to_string(m.rows) + " x " + std::to_string(m.cols), std::to_string(rows) + " x " + std::to_string(cols));
+    throw ShapeError(name, std::to_string(m.rows) + " x " + std::to_string(m.cols),
+                     std::to_string(rows) + " x " + std::to_string(cols));
   }
   if (m.rows < 0 || m.cols < 0) throw ShapeError(name, "a negative size", "sizes >= 0");
   if (m.rows > 1 && m.row_stride < m.cols) {
@@ -37,7 +38,8 @@ std::size_t span_bytes(Index rows, Index cols, Index row_stride) {
 // Whether two matrices share an element. Column slices of one array (equal strides) overlap only if their columns do.
 template <class T, class U, class B>
 bool overlaps(MatrixView<T, B> p, MatrixView<U, B> q) {
-  if (!ranges_overlap(p.data, span_bytes<T>(p.rows, p.cols, p.row_stride), q.data, span_bytes<U>(q.rows, q.cols, q.row_stride))) {
+  if (!ranges_overlap(p.data, span_bytes<T>(p.rows, p.cols, p.row_stride), q.data,
+                      span_bytes<U>(q.rows, q.cols, q.row_stride))) {
     return false;
   }
   if (p.row_stride == q.row_stride && p.row_stride > 0 && sizeof(T) == sizeof(U)) {

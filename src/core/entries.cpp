@@ -160,9 +160,9 @@ void add_tile_gradient(const Entries<T, Cpu>& m, Index row0, Index rows, Index c
   if (p.ni > 0 && p.nj > 0) add_inside(m, p, masked.data() + p.di * cols + p.dj, cols, out);
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                             \
-  template class ESPALIER_EXPORT EntrySource<T>;                                                            \
-  template ESPALIER_EXPORT void fill_tile(const Entries<T, Cpu>&, Index, Index, Index, Index, T*, Index);   \
+#define ESPALIER_INSTANTIATE(T)                                                                                        \
+  template class ESPALIER_EXPORT EntrySource<T>;                                                                       \
+  template ESPALIER_EXPORT void fill_tile(const Entries<T, Cpu>&, Index, Index, Index, Index, T*, Index);              \
   template ESPALIER_EXPORT void add_tile_gradient(const Entries<T, Cpu>&, Index, Index, Index, Index, const T*, Index, \
                                                   const EntriesGradient<T, Cpu>&);
 ESPALIER_INSTANTIATE(float)

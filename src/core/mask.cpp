@@ -98,7 +98,8 @@ void Mask<T, B>::multiply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowR
 
 template <class T, class B>
 std::vector<Report> Mask<T, B>::engines(Shape shape) const {
-  if (shape.columns < 0 || shape.rank < 0 || shape.heads < 1) throw ValueError("shape: columns and rank must be >= 0, heads >= 1");
+  if (shape.columns < 0 || shape.rank < 0 || shape.heads < 1)
+    throw ValueError("shape: columns and rank must be >= 0, heads >= 1");
   std::vector<Report> all = candidates(shape);
   std::stable_sort(all.begin(), all.end(),
                    [](const Report& p, const Report& q) { return p.predicted_seconds < q.predicted_seconds; });
@@ -189,7 +190,9 @@ std::shared_ptr<const Mask<T, B>> Mask<T, B>::with_parameters(std::span<const do
 
 namespace {
 
-bool is_tile_engine(const std::string& engine) { return engine == "direct" || engine == "dense"; }
+bool is_tile_engine(const std::string& engine) {
+  return engine == "direct" || engine == "dense";
+}
 
 }  // namespace
 
@@ -205,8 +208,8 @@ void Mask<T, B>::low_rank_by_tiles(const LowRankInputs<T, B>& in, const LowRankO
 }
 
 template <class T, class B>
-void Mask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar,
-                                        VectorView<T, B> parameter_bar, const Context<B>& context) const {
+void Mask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar, VectorView<T, B> parameter_bar,
+                                        const Context<B>& context) const {
   if (parameters().empty()) return;
   const Entries<T, B> e = entries();
   if (e.kind == EntryKind::none) {

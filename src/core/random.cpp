@@ -31,13 +31,19 @@ std::array<std::uint64_t, 2> block(std::uint64_t seed, std::uint64_t stream, std
 
 __extension__ using Wide = unsigned __int128;
 
-double open_unit(std::uint64_t bits) { return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53; }
+double open_unit(std::uint64_t bits) {
+  return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53;
+}
 
 }  // namespace
 
-std::uint64_t Random::bits(std::uint64_t position) const { return block(seed_, stream_, position / 2)[position % 2]; }
+std::uint64_t Random::bits(std::uint64_t position) const {
+  return block(seed_, stream_, position / 2)[position % 2];
+}
 
-double Random::uniform(std::uint64_t position) const { return open_unit(bits(position)); }
+double Random::uniform(std::uint64_t position) const {
+  return open_unit(bits(position));
+}
 
 double Random::normal(std::uint64_t position) const {
   const auto w = block(seed_, stream_, position / 2);

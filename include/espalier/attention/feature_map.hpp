@@ -22,13 +22,13 @@ enum class FeatureKind : std::uint8_t {
 
 struct FeatureOptions {
   FeatureKind kind = FeatureKind::relu;
-  double epsilon = 0;               // added to every feature; >= 0
+  double epsilon = 0;  // added to every feature; >= 0
   // positive_softmax only:
-  Index features = 256;             // m
+  Index features = 256;  // m
   std::uint64_t seed = 0;
-  bool orthogonal = true;           // rows of w orthogonal in blocks of d, norms chi(d)
-  std::optional<double> scale;      // default 1 / sqrt(d)
-  std::vector<double> projection{}; // w given, m x d row-major; overrides features, seed, orthogonal
+  bool orthogonal = true;            // rows of w orthogonal in blocks of d, norms chi(d)
+  std::optional<double> scale;       // default 1 / sqrt(d)
+  std::vector<double> projection{};  // w given, m x d row-major; overrides features, seed, orthogonal
 };
 
 // How exponents are kept in range (positive_softmax; the other kinds ignore it). A shift multiplies a row of features by
@@ -62,8 +62,8 @@ class ESPALIER_EXPORT FeatureMap {
   // y = (phi(x) exp(log_weight) + epsilon) exp(-log_shift).
   // x: [B, H, L, d]; y: [B, H, L, m]; log_shift: [B, H, L, 1], an output, may be empty when shift is none (else needed);
   // log_weight: [B, H, L, 1] or empty (0). Without exponents (elementwise maps) log_shift is 0 and log_weight must be empty.
-  void apply(TensorView<const T, B> x, TensorView<T, B> y, FeatureShift shift = FeatureShift::none, TensorView<T, B> log_shift = {},
-             TensorView<const T, B> log_weight = {}, const Context<B>& context = {}) const;
+  void apply(TensorView<const T, B> x, TensorView<T, B> y, FeatureShift shift = FeatureShift::none,
+             TensorView<T, B> log_shift = {}, TensorView<const T, B> log_weight = {}, const Context<B>& context = {}) const;
   // x_bar = gradient of sum(y_bar * y), log_shift and log_weight held constant (a shift's gradient cancels in the normalised
   // attention). y and log_shift (empty: 0): the forward's outputs. x_bar is added to where `accumulate`.
   void apply_vjp(TensorView<const T, B> x, TensorView<const T, B> y, TensorView<const T, B> log_shift,

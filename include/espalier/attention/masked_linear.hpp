@@ -8,10 +8,10 @@
 namespace espalier {
 
 struct LinearOptions {
-  bool normalize = true;        // false: out = the numerator, normaliser still available
-  double weight_epsilon = 0;    // added to every M_ij (q_i . k_j), as TopViT does; >= 0
-  double denominator_floor = 0; // rows with |denominator| <= floor give 0 and zero gradients; >= 0
-  Causal causal = Causal::none; // pairs left out count as factor 0, also for weight_epsilon
+  bool normalize = true;         // false: out = the numerator, normaliser still available
+  double weight_epsilon = 0;     // added to every M_ij (q_i . k_j), as TopViT does; >= 0
+  double denominator_floor = 0;  // rows with |denominator| <= floor give 0 and zero gradients; >= 0
+  Causal causal = Causal::none;  // pairs left out count as factor 0, also for weight_epsilon
   KeyCounts key_counts{};
 };
 
@@ -26,9 +26,9 @@ struct LinearResult {
 // Gradient: masked_linear_attention_vjp. Errors: ShapeError, ValueError (overlap, causal with Lq != Lk unaligned), Cancelled.
 // Source: K. Choromanski et al., ICML 2022, section 3 (Lemma 3.1); normalisation with two epsilons: TopViT.
 template <class U, class B>
-ESPALIER_EXPORT LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v, Masks<U, B> masks, Out<U, B> out,
-                                                     Out<U, B> normaliser = {}, const LinearOptions& options = {},
-                                                     const ContextOf<U, B>& context = {});
+ESPALIER_EXPORT LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v, Masks<U, B> masks,
+                                                     Out<U, B> out, Out<U, B> normaliser = {},
+                                                     const LinearOptions& options = {}, const ContextOf<U, B>& context = {});
 
 // Gradients of sum(out_bar * out), given the forward's out and normaliser (neither may be empty).
 template <class U, class B>

@@ -26,9 +26,7 @@ class HeadMasks {
   Index count() const { return static_cast<Index>(masks_.size()); }
   bool empty() const { return masks_.empty(); }
   // Position in 0 .. count() - 1 of the mask of batch entry b and head h, of `heads` heads.
-  Index index(Index b, Index h, Index heads) const {
-    return count() == 1 ? 0 : count() == heads ? h : b * heads + h;
-  }
+  Index index(Index b, Index h, Index heads) const { return count() == 1 ? 0 : count() == heads ? h : b * heads + h; }
   const Mask<T, B>& operator[](Index i) const { return *masks_[static_cast<std::size_t>(i)]; }
 
  private:

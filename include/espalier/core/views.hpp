@@ -20,10 +20,7 @@ struct VectorView {
   explicit operator bool() const { return data != nullptr; }
   T& operator[](Index i) const { return data[i]; }
   template <class U>
-    requires(std::is_same_v<U, const T> && !std::is_const_v<T>)
-  operator VectorView<U, B>() const {
-    return {data, size};
-  }
+  requires(std::is_same_v<U, const T> && !std::is_const_v<T>) operator VectorView<U, B>() const { return {data, size}; }
 };
 
 // rows x cols, element (i, j) at data[i * row_stride + j]; row_stride >= cols. Gaps between rows are never written and
@@ -46,8 +43,7 @@ struct MatrixView {
   // Rows first .. first + count - 1.
   MatrixView row_range(Index first, Index count) const { return {data + first * row_stride, count, cols, row_stride}; }
   template <class U>
-    requires(std::is_same_v<U, const T> && !std::is_const_v<T>)
-  operator MatrixView<U, B>() const {
+  requires(std::is_same_v<U, const T> && !std::is_const_v<T>) operator MatrixView<U, B>() const {
     return {data, rows, cols, row_stride};
   }
 };
@@ -63,9 +59,7 @@ struct TensorView {
   TensorView() = default;
   // Contiguous [batch, heads, length, width].
   TensorView(T* data_, Index batch, Index heads, Index length, Index width)
-      : data(data_),
-        sizes{batch, heads, length, width},
-        strides{heads * length * width, length * width, width, 1} {}
+      : data(data_), sizes{batch, heads, length, width}, strides{heads * length * width, length * width, width, 1} {}
 
   explicit operator bool() const { return data != nullptr; }
   Index batch() const { return sizes[0]; }
@@ -77,8 +71,7 @@ struct TensorView {
     return {data + b * strides[0] + h * strides[1], sizes[2], sizes[3], strides[2]};
   }
   template <class U>
-    requires(std::is_same_v<U, const T> && !std::is_const_v<T>)
-  operator TensorView<U, B>() const {
+  requires(std::is_same_v<U, const T> && !std::is_const_v<T>) operator TensorView<U, B>() const {
     TensorView<U, B> r;
     r.data = data;
     for (int i = 0; i < 4; ++i) {

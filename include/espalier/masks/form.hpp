@@ -32,15 +32,15 @@ class ESPALIER_EXPORT FormArguments {
   // L where the caller knows it from other input (rows of X, queries x keys of attention): forms without a size of their own
   // ("ones") use it. {0, 0}: unknown.
   virtual std::pair<Index, Index> size() const = 0;
-  virtual std::optional<std::string> text(const std::string& flag) = 0;        // value of --flag
+  virtual std::optional<std::string> text(const std::string& flag) = 0;  // value of --flag
   virtual std::optional<double> number(const std::string& flag) = 0;
-  virtual bool flag(const std::string& flag) = 0;                              // a switch without value
-  virtual std::optional<DistanceFunction> function() = 0;                      // --function
-  virtual std::optional<FormArray> array_flag(const std::string& flag) = 0;    // --flag FILE.npy
+  virtual bool flag(const std::string& flag) = 0;                            // a switch without value
+  virtual std::optional<DistanceFunction> function() = 0;                    // --function
+  virtual std::optional<FormArray> array_flag(const std::string& flag) = 0;  // --flag FILE.npy
   virtual FormArray array_file(const std::string& file) = 0;
   virtual std::shared_ptr<const Tree> tree_file(const std::string& file) = 0;
   virtual std::shared_ptr<const Graph> graph_file(const std::string& file) = 0;
-  virtual MaskOptions mask_options() = 0;                                      // --engine, --tolerance, ...
+  virtual MaskOptions mask_options() = 0;  // --engine, --tolerance, ...
   // True while only `info` looks: builders may skip work that no report needs.
   virtual bool describe_only() const = 0;
 };
@@ -48,8 +48,8 @@ class ESPALIER_EXPORT FormArguments {
 // One way to write a mask: `--mask kind` or `--mask kind:operand`.
 struct MaskForm {
   struct Flag {
-    std::string name;  // without dashes
-    std::string value; // placeholder; empty for a switch
+    std::string name;   // without dashes
+    std::string value;  // placeholder; empty for a switch
     std::string help;
   };
   std::string kind;     // "grid"
@@ -72,7 +72,7 @@ ESPALIER_EXPORT std::vector<MaskForm> mask_forms();
 }  // namespace espalier
 
 // Declares the form function of a mask; found by cmake/MaskForms.cmake.
-#define ESPALIER_MASK_FORM(name)   \
-  namespace espalier::forms {      \
+#define ESPALIER_MASK_FORM(name)      \
+  namespace espalier::forms {         \
   ::espalier::MaskForm name##_form(); \
   }

@@ -19,8 +19,8 @@ struct AffineExponential {
 };
 
 struct TreeOptions : MaskOptions {
-  double between_trees = 0;          // M_ij for nodes of different trees
-  bool learn_edge_weights = false;   // edge weights among the parameters
+  double between_trees = 0;         // M_ij for nodes of different trees
+  bool learn_edge_weights = false;  // edge weights among the parameters
 };
 
 // M_ij = f(dist(i, j)) for i, j in one tree, else between_trees; dist = sum of edge weights on the path, M_ii = f(0).

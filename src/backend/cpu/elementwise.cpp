@@ -17,12 +17,15 @@ Buffer<T, B>::Buffer(Index size) : size_(size) {
   if (size == 0) return;
   const bool fits = size > 0 && static_cast<std::size_t>(size) <= (std::numeric_limits<std::size_t>::max() >> 2) / sizeof(T);
   // Rows of 64 bytes and one row to spare: vector kernels may load a whole vector at the end.
-  if (fits) data_ = static_cast<T*>(::operator new(static_cast<std::size_t>(size) * sizeof(T) + 64, std::align_val_t{64}, std::nothrow));
-  if (data_ == nullptr) throw BackendError("out of memory: " + std::to_string(size) + " elements of " + std::to_string(sizeof(T)) + " bytes");
+  if (fits)
+    data_ =
+        static_cast<T*>(::operator new (static_cast<std::size_t>(size) * sizeof(T) + 64, std::align_val_t{64}, std::nothrow));
+  if (data_ == nullptr)
+    throw BackendError("out of memory: " + std::to_string(size) + " elements of " + std::to_string(sizeof(T)) + " bytes");
 }
 template <class T, class B>
 Buffer<T, B>::~Buffer() {
-  ::operator delete(data_, std::align_val_t{64});
+  ::operator delete (data_, std::align_val_t{64});
 }
 
 namespace {
@@ -101,12 +104,12 @@ void add_row_scaled(VectorView<const T, B> s, MatrixView<const T, B> x, MatrixVi
   });
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                                          \
-  template class Buffer<T, Cpu>;                                                                                         \
-  template void fill(MatrixView<T, Cpu>, T, const Context<Cpu>&);                                                        \
-  template void copy(MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);                                 \
-  template void add_scaled(T, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);                        \
-  template void expand_panel(MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&); \
+#define ESPALIER_INSTANTIATE(T)                                                                                              \
+  template class Buffer<T, Cpu>;                                                                                             \
+  template void fill(MatrixView<T, Cpu>, T, const Context<Cpu>&);                                                            \
+  template void copy(MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);                                     \
+  template void add_scaled(T, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);                            \
+  template void expand_panel(MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);   \
   template void contract_panel(MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&); \
   template void add_row_scaled(VectorView<const T, Cpu>, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);
 ESPALIER_INSTANTIATE(float)

@@ -20,14 +20,20 @@
 namespace espalier::backend {
 
 #if defined(__SSE__)
-FlushSubnormals::FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(static_cast<unsigned>(saved_) | 0x8040u); }
-FlushSubnormals::~FlushSubnormals() { _mm_setcsr(static_cast<unsigned>(saved_)); }
+FlushSubnormals::FlushSubnormals() : saved_(_mm_getcsr()) {
+  _mm_setcsr(static_cast<unsigned>(saved_) | 0x8040u);
+}
+FlushSubnormals::~FlushSubnormals() {
+  _mm_setcsr(static_cast<unsigned>(saved_));
+}
 #elif defined(__aarch64__)
 FlushSubnormals::FlushSubnormals() {
   asm volatile("mrs %0, fpcr" : "=r"(saved_));
   asm volatile("msr fpcr, %0" : : "r"(saved_ | (std::uint64_t{1} << 24)));
 }
-FlushSubnormals::~FlushSubnormals() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
+FlushSubnormals::~FlushSubnormals() {
+  asm volatile("msr fpcr, %0" : : "r"(saved_));
+}
 #else
 FlushSubnormals::FlushSubnormals() : saved_(0) {}
 FlushSubnormals::~FlushSubnormals() = default;
