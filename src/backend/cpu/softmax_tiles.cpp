@@ -116,15 +116,19 @@ class SoftmaxForward {
       with_tile_rows(values_ - c, [&](auto height) HWY_ATTR {
         constexpr int R = height();
         Accumulator<T, R> acc;
-        multiply_accumulate<R, 2, T>(n, values, 1, R, scores_.data(), kPanel<T>, acc);
-        values += R * packed_keys_;
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
           for (int v = 0; v < 2; ++v) {
-            T* to = sums + (c + r) * kPanel<T> + v * kLanes<T>;
-            hn::StoreU(hn::MulAdd(hn::LoadU(d, to), factor[v], acc.c[r][v]), d, to);
+            acc.c[r][v] = hn::Mul(factor[v], hn::LoadU(d, sums + (c + r) * kPanel<T> + v * kLanes<T>));
           }
+        }
+        multiply_accumulate(n, values, 1, R, scores_.data(), kPanel<T>, acc);
+        values += R * packed_keys_;
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+          for (int v = 0; v < 2; ++v) hn::StoreU(acc.c[r][v], d, sums + (c + r) * kPanel<T> + v * kLanes<T>);
         }
       });
     }
@@ -134,8 +138,8 @@ class SoftmaxForward {
   HWY_INLINE void score_tile(Index p, Index j, Index n, const PanelRules<T>& rules, hn::Vec<Wide<T>> (&most)[2]) {
     const Wide<T> d;
     Accumulator<T, R> acc;
-    multiply_accumulate<R, 2, T>(depth_, keys_.data() + j * depth_, 1, R, queries_.data() + p * depth_ * kPanel<T>, kPanel<T>,
-                                 acc);
+    clear(acc);
+    multiply_accumulate(depth_, keys_.data() + j * depth_, 1, R, queries_.data() + p * depth_ * kPanel<T>, kPanel<T>, acc);
     const Index rows = std::min<Index>(R, n - j);
     T* to = scores_.data() + j * kPanel<T>;
     auto m0 = most[0], m1 = most[1];

@@ -61,7 +61,8 @@ class TopKScan {
   HWY_INLINE void scan_tile(Index first, Index j, Index rows, const T* keys) {
     const Wide<T> d;
     Accumulator<T, R> acc;
-    multiply_accumulate<R, 2, T>(depth_, keys, 1, R, queries_.data() + first * depth_, kPanel<T>, acc);
+    clear(acc);
+    multiply_accumulate(depth_, keys, 1, R, queries_.data() + first * depth_, kPanel<T>, acc);
     const auto limit0 = hn::LoadU(d, lists_.thresholds() + first);
     const auto limit1 = hn::LoadU(d, lists_.thresholds() + first + kLanes<T>);
     auto hit = hn::Or(hn::Ge(acc.c[0][0], limit0), hn::Ge(acc.c[0][1], limit1));
