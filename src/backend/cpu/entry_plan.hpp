@@ -18,6 +18,11 @@ constexpr Index kTileSources = 96;
 // Scratch of one entry tile: the tile, the same again row-major, and one vector to read past the end.
 constexpr Index kTileScratch = 2 * kTileLanes * kTileSources + 64;
 
+// A tile of gradients has zeros on both sides of its rows, one vector of the widest set each.
+constexpr Index kGradientPad = 16;
+constexpr Index kGradientStride = kTileLanes + 2 * kGradientPad;
+constexpr Index kGradientTile = kGradientStride * kTileSources + 64;
+
 // M in the orientation of one product: lanes i are rows of M, or its columns when transposed.
 template <class T>
 struct EntryPlan {

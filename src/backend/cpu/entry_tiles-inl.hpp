@@ -77,7 +77,8 @@ HWY_INLINE void copy_lanes(const T* HWY_RESTRICT x, Index n, T* HWY_RESTRICT y) 
 // offset_table without border or causal zeros: a view into the table where keys are consecutive (one-dimensional grids),
 // otherwise one copy per run of consecutive keys (the last dimension of a grid).
 template <class T>
-EntryTile<T> offset_tile(const EntryPlan<T>& plan, Index i0, Index ni, Index j0, Index nj, bool may_view, T* out, Index stride) {
+EntryTile<T> offset_tile(const EntryPlan<T>& plan, Index i0, Index ni, Index j0, Index nj, bool may_view, T* out,
+                         Index stride) {
   const std::int32_t* ki = plan.lane_key + i0;
   const std::int32_t* kj = plan.source_key + j0;
   // Position in the table of lane i and source j: plan.lane_sign * ki[i] + plan.source_sign * kj[j] + plan.offset.
@@ -176,8 +177,8 @@ EntryTile<T> entry_tile(const EntryPlan<T>& plan, Index i0, Index ni, Index j0, 
   }
   switch (m.kind) {
     case EntryKind::dense: {
-      const T* from = plan.transpose ? m.values + (j0 - bj) * m.values_stride + i0 - bi
-                                     : m.values + (i0 - bi) * m.values_stride + j0 - bj;
+      const T* from =
+          plan.transpose ? m.values + (j0 - bj) * m.values_stride + i0 - bi : m.values + (i0 - bi) * m.values_stride + j0 - bj;
       if (plan.transpose && inside && ni % kPanel<T> == 0) return {from, m.values_stride, false};
       if (plan.transpose) {
         for (Index j = 0; j < nj; ++j) copy_lanes(from + j * m.values_stride, ni, scratch + j * stride);

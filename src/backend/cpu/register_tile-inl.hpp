@@ -101,6 +101,29 @@ HWY_INLINE void multiply_accumulate(Index depth, const T* HWY_RESTRICT a, Index 
   }
 }
 
+// y[c][.] += sum_{j < depth} x[panel of c][j] s[j][.] for `columns` rows c of one panel of lanes; x as pack_columns makes it,
+// s[j] at s + j * s_step, y[c] at y + c * kPanel with room for padded_rows(columns) rows, aligned.
+template <class T>
+HWY_INLINE void add_columns(Index depth, const T* HWY_RESTRICT x, Index columns, const T* HWY_RESTRICT s, Index s_step,
+                            T* HWY_RESTRICT y) {
+  const Wide<T> d;
+  for (Index c = 0; c < columns; c += kRows) {
+    with_tile_rows(columns - c, [&](auto height) HWY_ATTR {
+      constexpr int R = height;
+      Accumulator<T, R, 2> acc;
+      clear(acc);
+      multiply_accumulate<T, R, 2>(depth, x, 1, R, s, s_step, acc);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        T* to = y + (c + r) * kPanel<T>;
+        hn::Store(hn::Add(hn::Load(d, to), acc.c[r][0]), d, to);
+        hn::Store(hn::Add(hn::Load(d, to + kLanes<T>), acc.c[r][1]), d, to + kLanes<T>);
+      }
+      x += depth * R;
+    });
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace espalier::backend
 HWY_AFTER_NAMESPACE();

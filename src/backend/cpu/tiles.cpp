@@ -92,28 +92,6 @@ HWY_INLINE void score_rows(Index depth, const T* HWY_RESTRICT b, const T* HWY_RE
   }
 }
 
-// y[c][.] += sum_{j < depth} x[panel of c][j] s[j][.] for all `columns` rows c of one panel of lanes.
-template <class T>
-HWY_INLINE void add_columns(Index depth, const T* HWY_RESTRICT x, Index columns, const T* HWY_RESTRICT s, Index s_step,
-                            T* HWY_RESTRICT y) {
-  const Wide<T> d;
-  for (Index c = 0; c < columns; c += kRows) {
-    with_tile_rows(columns - c, [&](auto height) HWY_ATTR {
-      constexpr int R = height;
-      Accumulator<T, R, 2> acc;
-      clear(acc);
-      multiply_accumulate<T, R, 2>(depth, x, 1, R, s, s_step, acc);
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        T* to = y + (c + r) * kPanel<T>;
-        hn::Store(hn::Add(hn::Load(d, to), acc.c[r][0]), d, to);
-        hn::Store(hn::Add(hn::Load(d, to + kLanes<T>), acc.c[r][1]), d, to + kLanes<T>);
-      }
-      x += depth * R;
-    });
-  }
-}
-
 // Sᵀ of one panel for nj sources, and its sum over j added to sum[kPanel].
 template <class T>
 HWY_INLINE void score_panel(Index depth, const T* HWY_RESTRICT b, const T* HWY_RESTRICT a, Index nj, const T* mask,
@@ -248,8 +226,7 @@ void forward(ForwardCall<T> call, const Context<Cpu>& context) {
   const Index tasks = (lanes + call.lane_block - 1) / call.lane_block;
   const Index workers = std::min<Index>(tasks, thread_count(context));
   const Index lane_part = (call.lane_block + g.panel - 1) / g.panel * g.panel;
-  const Index per_worker =
-      align_elements<T>(kTileScratch + kTileSources * g.panel + lane_part * (1 + c_rows + m));
+  const Index per_worker = align_elements<T>(kTileScratch + kTileSources * g.panel + lane_part * (1 + c_rows + m));
   const Index padded = (at_once + call.source_block - 1) / call.source_block * call.source_block;
   const Index b_size = align_elements<T>(padded * m), x_size = align_elements<T>(padded * c_rows);
   Buffer<T, Cpu> memory(b_size + x_size + workers * per_worker);
@@ -306,9 +283,9 @@ void tile_low_rank(const Entries<T, B>& m, const LowRankInputs<T, B>& in, const 
   forward(call, context);
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                               \
-  template void tile_multiply(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, bool,     \
-                              const Context<Cpu>&);                                                           \
+#define ESPALIER_INSTANTIATE(T)                                                                                          \
+  template void tile_multiply(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, bool,                \
+                              const Context<Cpu>&);                                                                      \
   template void tile_low_rank(const Entries<T, Cpu>&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, bool, \
                               const Context<Cpu>&);
 ESPALIER_INSTANTIATE(float)
