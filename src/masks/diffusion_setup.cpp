@@ -223,7 +223,8 @@ Decomposition decompose(const Operator& op) {
   if (solver.info() != Eigen::Success) throw BackendError("Eigen: the eigenvalue iteration did not converge");
   Decomposition d;
   d.values.assign(solver.eigenvalues().data(), solver.eigenvalues().data() + n);
-  d.vectors.assign(solver.eigenvectors().data(), solver.eigenvectors().data() + n * n);
+  const Matrix vectors = solver.eigenvectors();  // Eigen keeps them column-major
+  d.vectors.assign(vectors.data(), vectors.data() + n * n);
   return d;
 }
 
