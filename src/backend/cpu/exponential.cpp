@@ -12,6 +12,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "backend/cpu/dispatch.hpp"
+
 #include <hwy/contrib/math/math-inl.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -59,9 +61,9 @@ void exponentials(MatrixView<T, B> y, VectorView<const T, B> shift, T factor, co
   parallel_for(context, (y.rows + block - 1) / block, [&](Index t, int) {
     for (Index i = t * block; i < std::min(y.rows, (t + 1) * block); ++i) {
       if constexpr (sizeof(T) == sizeof(float)) {
-        HWY_DYNAMIC_DISPATCH(exponential_row_float)(y.row(i), y.cols, shift[i], factor);
+        ESPALIER_DISPATCH(exponential_row_float)(y.row(i), y.cols, shift[i], factor);
       } else {
-        HWY_DYNAMIC_DISPATCH(exponential_row_double)(y.row(i), y.cols, shift[i], factor);
+        ESPALIER_DISPATCH(exponential_row_double)(y.row(i), y.cols, shift[i], factor);
       }
     }
   });

@@ -1,4 +1,4 @@
-// The register tile under every dense kernel: C[R x 2 vectors] += sum_k A[k][R] B[k][2 vectors], all in registers.
+// The register tile under every dense kernel: C[R x V vectors] = sum_k A[k][R] B[k][V vectors], all in registers.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Included once per instruction set by Highway's foreach_target (hence no #pragma once); see tiles.cpp.
@@ -12,6 +12,8 @@
 #include <hwy/highway.h>
 
 #include <espalier/core/backend.hpp>
+
+#include <type_traits>
 
 HWY_BEFORE_NAMESPACE();
 namespace espalier::backend {
@@ -27,39 +29,98 @@ constexpr Index kLanes = static_cast<Index>(hn::MaxLanes(Wide<T>()));
 template <class T>
 constexpr Index kPanel = 2 * kLanes<T>;
 
-// Rows of C held in registers. AVX-512 has 32 vector registers: 12 x 2 accumulators + 2 of B + broadcasts from memory reach
-// 92-97 % of the FMA peak; with 16 registers 6 x 2.
+// Rows of C held in registers. AVX-512 has 32 vector registers: 12 x 2 accumulators + 2 of B + broadcasts from memory; with
+// 16 registers 6 x 2. Remainders run with 2/3 and 1/3 of the rows.
 #if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64
 constexpr int kRows = 12;
 #else
 constexpr int kRows = 6;
 #endif
 
-template <class T, int R>
+// Rows of the narrowest tile that holds n rows (1 <= n), at most kRows: the height of a packed panel of n rows.
+constexpr int tile_rows(Index n) {
+  return n > 2 * kRows / 3 ? kRows : n > kRows / 3 ? 2 * kRows / 3 : kRows / 3;
+}
+// n rounded up to a multiple of the smallest tile: rows that packed panels of n rows take in all.
+constexpr Index padded_rows(Index n) {
+  return (n + kRows / 3 - 1) / (kRows / 3) * (kRows / 3);
+}
+template <class T>
+constexpr Index padded_lanes(Index n) {
+  return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+template <int N>
+using Constant = std::integral_constant<int, N>;
+
+// f(Constant<R>()) with R = tile_rows(n).
+template <class F>
+HWY_INLINE void with_tile_rows(Index n, const F& f) {
+  if (n > 2 * kRows / 3) {
+    f(Constant<kRows>());
+  } else if (n > kRows / 3) {
+    f(Constant<2 * kRows / 3>());
+  } else {
+    f(Constant<kRows / 3>());
+  }
+}
+
+template <class T, int R, int V = 2>
 struct Accumulator {
-  using V = hn::Vec<Wide<T>>;
-  V c[R][2];
+  hn::Vec<Wide<T>> c[R][V];
 };
 
-// acc[r][.] = sum_{k < depth} a[r * a_row + k * a_step] * b[k * b_step + .];  a_row, b_step are compile-time where it matters
-// for addressing (pass std::integral_constant-like values through inlining).
-template <int R, class T>
-HWY_INLINE void multiply_accumulate(Index depth, const T* HWY_RESTRICT a, Index a_row, Index a_step, const T* HWY_RESTRICT b,
-                                    Index b_step, Accumulator<T, R>& acc) {
-  const Wide<T> d;
+template <class T, int R, int V>
+HWY_INLINE void clear(Accumulator<T, R, V>& acc) {
 #pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) acc.c[r][0] = acc.c[r][1] = hn::Zero(d);
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) acc.c[r][v] = hn::Zero(Wide<T>());
+  }
+}
+
+// acc[r][v] += sum_{k < depth} a[r * a_row + k * a_step] * b[k * b_step + v * kLanes ..]. Strides that are constants at the
+// call become displacements; nothing but k, a and b moves in the loop.
+template <class T, int R, int V>
+HWY_INLINE void multiply_accumulate(Index depth, const T* HWY_RESTRICT a, Index a_row, Index a_step, const T* HWY_RESTRICT b,
+                                    Index b_step, Accumulator<T, R, V>& acc) {
+  const Wide<T> d;
+#pragma GCC unroll 2
   for (Index k = 0; k < depth; ++k) {
-    const auto b0 = hn::LoadU(d, b);
-    const auto b1 = hn::LoadU(d, b + kLanes<T>);
+    hn::Vec<Wide<T>> bk[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) bk[v] = hn::LoadU(d, b + v * kLanes<T>);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const auto s = hn::Set(d, a[r * a_row]);
-      acc.c[r][0] = hn::MulAdd(s, b0, acc.c[r][0]);
-      acc.c[r][1] = hn::MulAdd(s, b1, acc.c[r][1]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) acc.c[r][v] = hn::MulAdd(s, bk[v], acc.c[r][v]);
     }
     a += a_step;
     b += b_step;
+  }
+}
+
+// y[c][.] += sum_{j < depth} x[panel of c][j] s[j][.] for `columns` rows c of one panel of lanes; x as pack_columns makes it,
+// s[j] at s + j * s_step, y[c] at y + c * kPanel with room for padded_rows(columns) rows, aligned.
+template <class T>
+HWY_INLINE void add_columns(Index depth, const T* HWY_RESTRICT x, Index columns, const T* HWY_RESTRICT s, Index s_step,
+                            T* HWY_RESTRICT y) {
+  const Wide<T> d;
+  for (Index c = 0; c < columns; c += kRows) {
+    with_tile_rows(columns - c, [&](auto height) HWY_ATTR {
+      constexpr int R = height;
+      Accumulator<T, R, 2> acc;
+      clear(acc);
+      multiply_accumulate<T, R, 2>(depth, x, 1, R, s, s_step, acc);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        T* to = y + (c + r) * kPanel<T>;
+        hn::Store(hn::Add(hn::Load(d, to), acc.c[r][0]), d, to);
+        hn::Store(hn::Add(hn::Load(d, to + kLanes<T>), acc.c[r][1]), d, to + kLanes<T>);
+      }
+      x += depth * R;
+    });
   }
 }
 

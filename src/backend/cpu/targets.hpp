@@ -2,10 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <hwy/detect_targets.h>
-
-// Left out: SSSE3 and SSE4 (no FMA: nothing gained over the baseline that justifies their compile time), AVX3_DL and Zen 4
-// variants (no float instruction more than AVX3).
-#ifndef HWY_DISABLED_TARGETS
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
+// Must come before any Highway header (they define this as 0). Left out: SSSE3 and SSE4 (no FMA, and no machine since 2015
+// has them without AVX2), AVX3_DL (no float instruction more than AVX3), and vectors whose length the compiler does not know
+// (register tiles need it).
+#ifdef HWY_DISABLED_TARGETS
+#error "include backend/cpu/targets.hpp before Highway's headers"
 #endif
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV | HWY_WASM_EMU256)
+
+#include <hwy/detect_targets.h>

@@ -1,130 +1,296 @@
-// Tile primitives on the host.
+// Tile products on the host: packed operands, one register tile for both inner products of Y = (M ∘ A Bᵀ) X.
 // SPDX-License-Identifier: Apache-2.0
+//
+// Rows i of Y lie along SIMD lanes. For a block of up to 128 rows and each block of up to 96 sources j:
+//   Sᵀ[j][i] = M_ij (b_j . a_i)   broadcast b, vectors of a; the mask is multiplied in while the tile is in registers
+//   Yᵀ[c][i] += sum_j x_jc Sᵀ[j][i]   the same register tile with the roles b := x, a := Sᵀ; a block's sum starts at zero,
+//                                    so that rounding grows with 96 + cols / 96, not with cols
+// No transposes inside; Yᵀ is turned once at the end. Tasks are row blocks: bits do not depend on the number of threads.
 #include "backend/tiles.hpp"
 
 #include <espalier/core/error.hpp>
 
+#include "backend/cpu/entry_plan.hpp"
 #include "backend/cpu/parallel.hpp"
+#include "backend/cpu/tile_geometry.hpp"
+#include "backend/elementwise.hpp"
 
 #include <algorithm>
-#include <vector>
 
+#include "backend/cpu/targets.hpp"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/tiles.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "backend/cpu/dispatch.hpp"
+#include "backend/cpu/entry_tiles-inl.hpp"
+#include "backend/cpu/packing-inl.hpp"
+#include "backend/cpu/register_tile-inl.hpp"
+
+#ifndef ESPALIER_FORWARD_CALL
+#define ESPALIER_FORWARD_CALL
 namespace espalier::backend {
 
-namespace {
-constexpr Index kTile = 64;
+// One product, the same for all its tasks.
+template <class T>
+struct ForwardCall {
+  const EntryPlan<T>* plan;
+  MatrixView<const T, Cpu> a, b, x;  // a and b empty: the plain product
+  MatrixView<T, Cpu> y;
+  VectorView<T, Cpu> row_sum;
+  Index lane_block, source_block;
+  // Sources source_begin .. source_end - 1 are packed; `add`: to what y and row_sum hold.
+  Index source_begin, source_end;
+  bool add;
+  T* b_packed;
+  T* x_packed;
+};
+
+}  // namespace espalier::backend
+#endif  // ForwardCall
+
+HWY_BEFORE_NAMESPACE();
+namespace espalier::backend {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+TileGeometry geometry(int bytes) {
+  return {bytes == 4 ? kPanel<float> : kPanel<double>, kRows};
 }
 
-std::size_t tile_low_rank_bytes(Index, Index, Index, Index, std::size_t element) {
-  return static_cast<std::size_t>(kTile * kTile) * element * 4;
+// Packs sources j0 .. j0 + nj - 1.
+template <class T>
+void pack_sources(const ForwardCall<T>& call, Index j0, Index nj) {
+  const Index at = j0 - call.source_begin;
+  if (call.a) pack_rows(call.b, j0, nj, call.b_packed + at * call.b.cols);
+  pack_columns(call.x, j0, nj, call.a ? T(1) : call.plan->folded_scale, call.x_packed + at * padded_rows(call.x.cols));
 }
 
-template <class T, class B>
-void tile_multiply(const Entries<T, B>& m, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>&) {
-  const FlushSubnormals scope;
-  std::vector<T> tile(kTile * kTile);
-  for (Index i = 0; i < y.rows; ++i) std::fill_n(y.row(i), y.cols, T(0));
-  for (Index i0 = 0; i0 < m.rows; i0 += kTile) {
-    for (Index j0 = 0; j0 < m.cols; j0 += kTile) {
-      const Index ni = std::min(kTile, m.rows - i0), nj = std::min(kTile, m.cols - j0);
-      fill_tile(m, i0, ni, j0, nj, tile.data(), kTile);
-      for (Index i = 0; i < ni; ++i) {
-        for (Index j = 0; j < nj; ++j) {
-          const T w = tile[static_cast<std::size_t>(i * kTile + j)];
-          const Index to = transpose ? j0 + j : i0 + i, from = transpose ? i0 + i : j0 + j;
-          for (Index k = 0; k < x.cols; ++k) y(to, k) += w * x(from, k);
-        }
+// R rows j of Sᵀ for one panel of lanes: s[r][.] = mask[r][.] * sum_k b[k][r] a[k][.], added to sum[.] as well. Only `rows`
+// of them exist in the mask; the rest is not written.
+template <class T, int R>
+HWY_INLINE void score_rows(Index depth, const T* HWY_RESTRICT b, const T* HWY_RESTRICT a, Index rows, const T* mask,
+                           Index mask_step, T* HWY_RESTRICT s, hn::Vec<Wide<T>>& sum0, hn::Vec<Wide<T>>& sum1) {
+  const Wide<T> d;
+  Accumulator<T, R, 2> acc;
+  clear(acc);
+  multiply_accumulate<T, R, 2>(depth, b, 1, R, a, kPanel<T>, acc);
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    if (r < rows) {
+      auto s0 = acc.c[r][0], s1 = acc.c[r][1];
+      if (mask != nullptr) {
+        s0 = hn::Mul(s0, hn::LoadU(d, mask + r * mask_step));
+        s1 = hn::Mul(s1, hn::LoadU(d, mask + r * mask_step + kLanes<T>));
       }
+      hn::Store(s0, d, s + r * kPanel<T>);
+      hn::Store(s1, d, s + r * kPanel<T> + kLanes<T>);
+      sum0 = hn::Add(sum0, s0);
+      sum1 = hn::Add(sum1, s1);
     }
   }
+}
+
+// Sᵀ of one panel for nj sources, and its sum over j added to sum[kPanel].
+template <class T>
+HWY_INLINE void score_panel(Index depth, const T* HWY_RESTRICT b, const T* HWY_RESTRICT a, Index nj, const T* mask,
+                            Index mask_step, T* HWY_RESTRICT s, T* HWY_RESTRICT sum) {
+  const Wide<T> d;
+  auto sum0 = hn::Zero(d), sum1 = hn::Zero(d);
+  for (Index j = 0; j < nj; j += kRows) {
+    with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
+      constexpr int R = height;
+      score_rows<T, R>(depth, b, a, nj - j, mask, mask_step, s + j * kPanel<T>, sum0, sum1);
+      b += depth * R;
+      if (mask != nullptr) mask += R * mask_step;
+    });
+  }
+  hn::Store(hn::Add(hn::Load(d, sum), sum0), d, sum);
+  hn::Store(hn::Add(hn::Load(d, sum + kLanes<T>), sum1), d, sum + kLanes<T>);
+}
+
+// One task: rows i0 .. i0 + ni - 1 of y over the packed sources.
+template <class T>
+void forward_block(const ForwardCall<T>& call, Index i0, Index ni, T* scratch) {
+  const Index m = call.a.cols, c = call.x.cols, c_rows = padded_rows(c), panels = (ni + kPanel<T> - 1) / kPanel<T>;
+  T* tile_scratch = scratch;
+  T* s = tile_scratch + kTileScratch;
+  T* sums = s + kTileSources * kPanel<T>;
+  T* y = sums + panels * kPanel<T>;
+  T* a = y + panels * c_rows * kPanel<T>;
+  const bool plain = !call.a;
+  for (T* p = sums; p < a; ++p) *p = T(0);
+  if (call.add) {
+    for (Index p = 0; p < panels; ++p) {
+      const Index i = p * kPanel<T>, n = std::min(kPanel<T>, ni - i);
+      transpose(call.y.row(i0 + i), call.y.row_stride, n, c, y + p * c_rows * kPanel<T>, kPanel<T>);
+      for (Index l = 0; call.row_sum && l < n; ++l) sums[i + l] = call.row_sum[i0 + i + l];
+    }
+  }
+  if (!plain) pack_lanes(call.a, i0, ni, call.plan->folded_scale, a);
+  for (Index j0 = call.source_begin; j0 < call.source_end; j0 += call.source_block) {
+    const Index nj = std::min(call.source_block, call.source_end - j0), at = j0 - call.source_begin;
+    EntryTile<T> tile = entry_tile(*call.plan, i0, ni, j0, nj, tile_scratch);
+    if (tile.zero) continue;
+    if (plain && tile.data == nullptr) {
+      for (Index k = 0; k < kTileLanes * nj; ++k) tile_scratch[k] = T(1);
+      tile = {tile_scratch, kTileLanes, false};
+    }
+    const T* x = call.x_packed + at * c_rows;
+    for (Index p = 0; p < panels; ++p) {
+      const T* mask = tile.data == nullptr ? nullptr : tile.data + p * kPanel<T>;
+      T* to = y + p * c_rows * kPanel<T>;
+      if (plain) {
+        add_columns(nj, x, c, mask, tile.j_step, to);
+        continue;
+      }
+      score_panel(m, call.b_packed + at * m, a + p * m * kPanel<T>, nj, mask, tile.j_step, s, sums + p * kPanel<T>);
+      add_columns(nj, x, c, s, kPanel<T>, to);
+    }
+  }
+  for (Index p = 0; p < panels; ++p) {
+    const Index i = p * kPanel<T>, n = std::min(kPanel<T>, ni - i);
+    transpose(y + p * c_rows * kPanel<T>, kPanel<T>, c, n, call.y.row(i0 + i), call.y.row_stride);
+    for (Index l = 0; call.row_sum && l < n; ++l) call.row_sum[i0 + i + l] = sums[i + l];
+  }
+}
+
+void pack_sources_float(const ForwardCall<float>& call, Index j0, Index nj) {
+  pack_sources(call, j0, nj);
+}
+void pack_sources_double(const ForwardCall<double>& call, Index j0, Index nj) {
+  pack_sources(call, j0, nj);
+}
+void forward_float(const ForwardCall<float>& call, Index i0, Index ni, float* scratch) {
+  forward_block(call, i0, ni, scratch);
+}
+void forward_double(const ForwardCall<double>& call, Index i0, Index ni, double* scratch) {
+  forward_block(call, i0, ni, scratch);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace espalier::backend
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace espalier::backend {
+
+HWY_EXPORT(geometry);
+HWY_EXPORT(pack_sources_float);
+HWY_EXPORT(pack_sources_double);
+HWY_EXPORT(forward_float);
+HWY_EXPORT(forward_double);
+
+TileGeometry tile_geometry(std::size_t element) {
+  return ESPALIER_DISPATCH(geometry)(static_cast<int>(element));
+}
+
+namespace {
+
+void pack(const ForwardCall<float>& call, Index j0, Index nj) {
+  ESPALIER_DISPATCH(pack_sources_float)(call, j0, nj);
+}
+void pack(const ForwardCall<double>& call, Index j0, Index nj) {
+  ESPALIER_DISPATCH(pack_sources_double)(call, j0, nj);
+}
+void run(const ForwardCall<float>& call, Index i0, Index ni, float* scratch) {
+  ESPALIER_DISPATCH(forward_float)(call, i0, ni, scratch);
+}
+void run(const ForwardCall<double>& call, Index i0, Index ni, double* scratch) {
+  ESPALIER_DISPATCH(forward_double)(call, i0, ni, scratch);
+}
+
+template <class T>
+void clear_outputs(const ForwardCall<T>& call, const Context<Cpu>& context) {
+  fill(call.y, T(0), context);
+  if (call.row_sum) fill(MatrixView<T, Cpu>(call.row_sum.data, 1, call.row_sum.size), T(0), context);
+}
+
+// Sources that are packed at once: all, unless that takes more than the caller's bound on scratch memory.
+Index sources_at_once(Index sources, Index block, Index per_source, std::size_t element, std::size_t bytes) {
+  const Index fits = static_cast<Index>(bytes / element) / std::max<Index>(1, per_source) / block * block;
+  return std::min(sources, std::max(block, fits));
+}
+
+template <class T>
+void forward(ForwardCall<T> call, const Context<Cpu>& context) {
+  const Index lanes = call.plan->lanes(), sources = call.plan->sources();
+  if (lanes == 0) return;
+  if (sources == 0) return clear_outputs(call, context);
+  const TileGeometry g = tile_geometry(sizeof(T));
+  call.lane_block = even_block(lanes, kTileLanes, g.panel);
+  call.source_block = even_block(sources, kTileSources, g.rows);
+  const Index m = call.a.cols, c_rows = g.padded_rows(call.x.cols);
+  const Index at_once = sources_at_once(sources, call.source_block, m + c_rows, sizeof(T), context.scratch_bytes);
+  const Index tasks = (lanes + call.lane_block - 1) / call.lane_block;
+  const Index workers = std::min<Index>(tasks, thread_count(context));
+  const Index lane_part = (call.lane_block + g.panel - 1) / g.panel * g.panel;
+  const Index per_worker = align_elements<T>(kTileScratch + kTileSources * g.panel + lane_part * (1 + c_rows + m));
+  const Index padded = (at_once + call.source_block - 1) / call.source_block * call.source_block;
+  const Index b_size = align_elements<T>(padded * m), x_size = align_elements<T>(padded * c_rows);
+  Buffer<T, Cpu> memory(b_size + x_size + workers * per_worker);
+  call.b_packed = memory.data();
+  call.x_packed = call.b_packed + b_size;
+  T* scratch = call.x_packed + x_size;
+  for (Index begin = 0; begin < sources; begin += at_once) {
+    call.source_begin = begin;
+    call.source_end = std::min(sources, begin + at_once);
+    call.add = begin > 0;
+    const Index blocks = (call.source_end - begin + call.source_block - 1) / call.source_block;
+    parallel_for(context, blocks, [&](Index t, int) {
+      const Index j0 = begin + t * call.source_block;
+      pack(call, j0, std::min(call.source_block, call.source_end - j0));
+    });
+    parallel_for(context, tasks, [&](Index t, int worker) {
+      const Index i0 = t * call.lane_block;
+      run(call, i0, std::min(call.lane_block, lanes - i0), scratch + worker * per_worker);
+    });
+  }
+}
+
+void check_kind(EntryKind kind) {
+  if (kind == EntryKind::none) throw ValueError("this mask has no entries by tile");
+}
+
+}  // namespace
+
+template <class T, class B>
+void tile_multiply(const Entries<T, B>& m, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose,
+                   const Context<B>& context) {
+  check_kind(m.kind);
+  const EntryPlan<T> plan(m, transpose, true);
+  ForwardCall<T> call{};
+  call.plan = &plan;
+  call.x = x;
+  call.y = y;
+  forward(call, context);
 }
 
 template <class T, class B>
 void tile_low_rank(const Entries<T, B>& m, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
-                   const Context<B>&) {
-  const FlushSubnormals scope;
-  std::vector<T> tile(kTile * kTile);
-  for (Index i = 0; i < out.y.rows; ++i) std::fill_n(out.y.row(i), out.y.cols, T(0));
-  for (Index i = 0; i < out.row_sum.size; ++i) out.row_sum[i] = T(0);
-  for (Index i0 = 0; i0 < m.rows; i0 += kTile) {
-    for (Index j0 = 0; j0 < m.cols; j0 += kTile) {
-      const Index ni = std::min(kTile, m.rows - i0), nj = std::min(kTile, m.cols - j0);
-      fill_tile(m, i0, ni, j0, nj, tile.data(), kTile);
-      for (Index i = 0; i < ni; ++i) {
-        for (Index j = 0; j < nj; ++j) {
-          const Index to = transpose ? j0 + j : i0 + i, from = transpose ? i0 + i : j0 + j;
-          T s = 0;
-          for (Index k = 0; k < in.a.cols; ++k) s += in.a(to, k) * in.b(from, k);
-          s *= tile[static_cast<std::size_t>(i * kTile + j)];
-          if (out.row_sum) out.row_sum[to] += s;
-          for (Index k = 0; k < in.x.cols; ++k) out.y(to, k) += s * in.x(from, k);
-        }
-      }
-    }
-  }
+                   const Context<B>& context) {
+  check_kind(m.kind);
+  const EntryPlan<T> plan(m, transpose, true);
+  ForwardCall<T> call{};
+  call.plan = &plan;
+  call.a = in.a;
+  call.b = in.b;
+  call.x = in.x;
+  call.y = out.y;
+  call.row_sum = out.row_sum;
+  if (in.a.cols == 0 || !in.a) return clear_outputs(call, context);
+  forward(call, context);
 }
 
-template <class T, class B>
-void tile_multiply_entries_gradient(const Entries<T, B>& m, MatrixView<const T, B> x, MatrixView<const T, B> y_bar,
-                                    const EntriesGradient<T, B>& sink, Index, const Context<B>&) {
-  const FlushSubnormals scope;
-  std::vector<T> tile(kTile * kTile);
-  for (Index i0 = 0; i0 < m.rows; i0 += kTile) {
-    for (Index j0 = 0; j0 < m.cols; j0 += kTile) {
-      const Index ni = std::min(kTile, m.rows - i0), nj = std::min(kTile, m.cols - j0);
-      for (Index i = 0; i < ni; ++i) {
-        for (Index j = 0; j < nj; ++j) {
-          T w = 0;
-          for (Index k = 0; k < x.cols; ++k) w += y_bar(i0 + i, k) * x(j0 + j, k);
-          tile[static_cast<std::size_t>(i * kTile + j)] = w;
-        }
-      }
-      add_tile_gradient(m, i0, ni, j0, nj, tile.data(), kTile, sink);
-    }
-  }
-}
-
-template <class T, class B>
-void tile_low_rank_vjp(const Entries<T, B>& m, const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& bars,
-                       const LowRankGradients<T, B>& out, const EntriesGradient<T, B>& sink, Index, const Context<B>&) {
-  const FlushSubnormals scope;
-  std::vector<T> tile(kTile * kTile), tile_bar(kTile * kTile);
-  for (const auto& g : {out.a, out.b, out.x}) {
-    for (Index i = 0; g && i < g.rows; ++i) std::fill_n(g.row(i), g.cols, T(0));
-  }
-  for (Index i0 = 0; i0 < m.rows; i0 += kTile) {
-    for (Index j0 = 0; j0 < m.cols; j0 += kTile) {
-      const Index ni = std::min(kTile, m.rows - i0), nj = std::min(kTile, m.cols - j0);
-      fill_tile(m, i0, ni, j0, nj, tile.data(), kTile);
-      for (Index i = i0; i < i0 + ni; ++i) {
-        for (Index j = j0; j < j0 + nj; ++j) {
-          const auto at = static_cast<std::size_t>((i - i0) * kTile + j - j0);
-          T s = 0, w = bars.row_sum ? bars.row_sum[i] : T(0);
-          for (Index k = 0; k < in.a.cols; ++k) s += in.a(i, k) * in.b(j, k);
-          for (Index k = 0; bars.y && k < in.x.cols; ++k) w += bars.y(i, k) * in.x(j, k);
-          tile_bar[at] = s * w;
-          for (Index k = 0; out.a && k < in.a.cols; ++k) out.a(i, k) += tile[at] * w * in.b(j, k);
-          for (Index k = 0; out.b && k < in.a.cols; ++k) out.b(j, k) += tile[at] * w * in.a(i, k);
-          for (Index k = 0; out.x && bars.y && k < in.x.cols; ++k) out.x(j, k) += tile[at] * s * bars.y(i, k);
-        }
-      }
-      if (sink) add_tile_gradient(m, i0, ni, j0, nj, tile_bar.data(), kTile, sink);
-    }
-  }
-}
-
-#define ESPALIER_INSTANTIATE(T)                                                                                            \
-  template void tile_multiply(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, bool,                  \
-                              const Context<Cpu>&);                                                                        \
-  template void tile_multiply_entries_gradient(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, \
-                                               const EntriesGradient<T, Cpu>&, Index, const Context<Cpu>&);                \
-  template void tile_low_rank(const Entries<T, Cpu>&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, bool,   \
-                              const Context<Cpu>&);                                                                        \
-  template void tile_low_rank_vjp(const Entries<T, Cpu>&, const LowRankInputs<T, Cpu>&, const LowRankCotangents<T, Cpu>&,  \
-                                  const LowRankGradients<T, Cpu>&, const EntriesGradient<T, Cpu>&, Index,                  \
-                                  const Context<Cpu>&);
+#define ESPALIER_INSTANTIATE(T)                                                                                          \
+  template void tile_multiply(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, bool,                \
+                              const Context<Cpu>&);                                                                      \
+  template void tile_low_rank(const Entries<T, Cpu>&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, bool, \
+                              const Context<Cpu>&);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(double)
 #undef ESPALIER_INSTANTIATE
 
 }  // namespace espalier::backend
+#endif  // HWY_ONCE
