@@ -21,7 +21,8 @@ Sizes sizes_of(const NpyArray& a, const std::string& path) {
 }
 
 [[noreturn]] void mismatch(const std::string& path, Index got, const std::string& what, Index expected, const std::string& of) {
-  throw ValueError(path + ": " + std::to_string(got) + " " + what + " (expected " + std::to_string(expected) + " as " + of + " has)");
+  throw ValueError(path + ": " + std::to_string(got) + " " + what + " (expected " + std::to_string(expected) + " as " + of +
+                   " has)");
 }
 
 }  // namespace
@@ -64,8 +65,8 @@ AttentionFiles read_attention_files(Run& run, bool with_values) {
   if (k.batch != q.batch) mismatch(f.k_path, k.batch, "batch entries", q.batch, f.q_path);
   if (k.last != q.last) mismatch(f.k_path, k.last, "columns", q.last, f.q_path);
   if (q.heads > 0 && (k.heads < 1 || q.heads % k.heads != 0)) {
-    throw ValueError(f.k_path + ": " + std::to_string(k.heads) + " heads (expected a divisor of the " + std::to_string(q.heads) +
-                     " of " + f.q_path + ")");
+    throw ValueError(f.k_path + ": " + std::to_string(k.heads) + " heads (expected a divisor of the " +
+                     std::to_string(q.heads) + " of " + f.q_path + ")");
   }
   f.shape = {q.batch, q.heads, k.heads, q.rows, k.rows, q.last, 0, f.q.shape.size()};
   if (!with_values) return f;
@@ -99,12 +100,14 @@ std::vector<std::int64_t> key_count_flag(Run& run, const AttentionShape& s) {
   const NpyArray a = read_npy(*path);
   if (!a.is_integer()) throw FormatError(*path, 0, "counts of type " + name_of(a.type) + " (expected int32 or int64)");
   if (a.shape.size() != 1 || a.shape[0] != s.batch) {
-    throw FormatError(*path, 0, "shape " + shape_text(a.shape) + " (expected [" + std::to_string(s.batch) + "], a count a batch entry)");
+    throw FormatError(*path, 0,
+                      "shape " + shape_text(a.shape) + " (expected [" + std::to_string(s.batch) + "], a count a batch entry)");
   }
   std::vector<std::int64_t> counts = convert<std::int64_t>(a);
   for (const std::int64_t n : counts) {
     if (n < 0 || n > s.keys) {
-      throw FormatError(*path, 0, "count " + std::to_string(n) + " (expected 0 .. " + std::to_string(s.keys) + ", the number of keys)");
+      throw FormatError(*path, 0,
+                        "count " + std::to_string(n) + " (expected 0 .. " + std::to_string(s.keys) + ", the number of keys)");
     }
   }
   return counts;

@@ -4,7 +4,7 @@
 
 #include <espalier/attention/feature_map.hpp>
 #include <espalier/attention/masked_linear.hpp>
-#include <espalier/masks/low_rank.hpp>
+#include <espalier/masks/ones.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -16,8 +16,10 @@ namespace {
 FeatureOptions feature_flags(Run& run, Index width) {
   FeatureOptions o;
   const std::string kind = run.flags.required("feature-map", "identity, relu, elu, squared, exp or positive-softmax");
-  const std::pair<const char*, FeatureKind> kinds[] = {{"identity", FeatureKind::identity}, {"relu", FeatureKind::relu},
-                                                       {"elu", FeatureKind::elu},           {"squared", FeatureKind::squared},
+  const std::pair<const char*, FeatureKind> kinds[] = {{"identity", FeatureKind::identity},
+                                                       {"relu", FeatureKind::relu},
+                                                       {"elu", FeatureKind::elu},
+                                                       {"squared", FeatureKind::squared},
                                                        {"exp", FeatureKind::exp}};
   o.kind = FeatureKind::positive_softmax;
   bool found = kind == "positive-softmax";
@@ -42,11 +44,13 @@ FeatureOptions feature_flags(Run& run, Index width) {
   if (const auto path = run.flags.text("projection")) {
     const NpyArray w = run.read_floats(*path);
     if (w.shape.size() != 2 || w.shape[0] < 1 || w.shape[1] != width) {
-      throw FormatError(*path, 0, "shape " + shape_text(w.shape) + " (expected [m, " + std::to_string(width) +
-                                      "], as many columns as the queries)");
+      throw FormatError(
+          *path, 0,
+          "shape " + shape_text(w.shape) + " (expected [m, " + std::to_string(width) + "], as many columns as the queries)");
     }
     if (run.flags.given("features") && o.features != w.shape[0]) {
-      throw FlagError("features", std::to_string(o.features) + " (expected " + std::to_string(w.shape[0]) + " as " + *path + " has)");
+      throw FlagError("features",
+                      std::to_string(o.features) + " (expected " + std::to_string(w.shape[0]) + " as " + *path + " has)");
     }
     o.projection = convert<double>(w);
     o.features = w.shape[0];
@@ -76,8 +80,8 @@ void AttentionRun<T>::linear() {
   run_.flags.check_all_used();
 
   // No --mask: all pairs alike, or all in order.
-  const auto standard = std::make_shared<OnesMask<T>>(s_.queries, s_.keys, causal && options.weight_epsilon == 0, shift,
-                                                      run_.mask_options());
+  const auto standard =
+      std::make_shared<OnesMask<T>>(s_.queries, s_.keys, causal && options.weight_epsilon == 0, shift, run_.mask_options());
   HeadMasks<T> masks = m ? HeadMasks<T>(m->heads) : HeadMasks<T>(*standard);
   if (m && causal && !m->causal && m->heads[0]->entries().kind == EntryKind::none) {
     make_causal(run_, *m, shift);

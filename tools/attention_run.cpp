@@ -35,8 +35,8 @@ void AttentionRun<T>::check_mask_size(const BuiltMask<T>& m, const std::string& 
   if (m.cols() != s_.keys) refuse_size(files_.k_path, "rows", s_.keys, m.cols(), m.text, m.border, prefix);
   const auto n = static_cast<Index>(m.heads.size());
   if (n != 1 && n != s_.heads) {
-    throw ValueError(files_.q_path + ": " + std::to_string(s_.heads) + " heads (expected " + std::to_string(n) + " from " + m.text +
-                     "; the table's first size is the number of heads)");
+    throw ValueError(files_.q_path + ": " + std::to_string(s_.heads) + " heads (expected " + std::to_string(n) + " from " +
+                     m.text + "; the table's first size is the number of heads)");
   }
 }
 
@@ -128,7 +128,8 @@ Report AttentionRun<T>::tile_report(const std::string& engine, const std::string
   Report r;
   r.engine = engine;
   r.reason = reason;
-  const double pairs = static_cast<double>(s_.batch * s_.heads) * static_cast<double>(s_.queries) * static_cast<double>(s_.keys);
+  const double pairs =
+      static_cast<double>(s_.batch * s_.heads) * static_cast<double>(s_.queries) * static_cast<double>(s_.keys);
   r.flops = 2 * pairs * static_cast<double>(s_.width + s_.values);
   r.bytes = static_cast<double>(sizeof(T)) *
             static_cast<double>(q_.size() + out_.size() + (k_.size() + v_.size()) * static_cast<std::size_t>(s_.group()));

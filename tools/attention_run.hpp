@@ -41,7 +41,8 @@ class AttentionRun {
   AttentionGradients<T> gradient_views();
   void reserve_parameters(const BuiltMask<T>* m, const std::string& flag, const std::string& path, std::vector<T>& memory);
   MatrixView<T> parameter_view(const BuiltMask<T>* m, std::vector<T>& memory) const;
-  void write_table_gradient(const BuiltMask<T>& m, const std::string& path, const std::vector<T>& memory, std::vector<T>& table);
+  void write_table_gradient(const BuiltMask<T>& m, const std::string& path, const std::vector<T>& memory,
+                            std::vector<T>& table);
   void write_gradients();
   void finish(const Report& chosen, const std::vector<Report>& engines, const std::string& mask_text);
   Report tile_report(const std::string& engine, const std::string& reason) const;

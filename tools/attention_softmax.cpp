@@ -25,7 +25,8 @@ void AttentionRun<T>::softmax() {
   const BuiltMask<T>* plain = m ? &*m : b ? &*b : nullptr;
   reserve_parameters(plain, "table-gradient", paths_.table_gradient, m ? parameter_bar_ : bias_parameter_bar_);
   if (!paths_.bias_table_gradient.empty()) {
-    if (!paths_.table_gradient.empty() && !m) throw FlagError("bias-table-gradient", "is --table-gradient where there is no --mask");
+    if (!paths_.table_gradient.empty() && !m)
+      throw FlagError("bias-table-gradient", "is --table-gradient where there is no --mask");
     reserve_parameters(b ? &*b : nullptr, "bias-table-gradient", paths_.bias_table_gradient, bias_parameter_bar_);
   }
   run_.flags.check_all_used();

@@ -20,14 +20,15 @@ void AttentionRun<T>::top_k() {
   options.scale = run_.flags.number("scale");
   options.causal = causal_;
   options.key_counts = view(key_counts_);
-  for (const auto& [flag, path] : {std::pair{"table-gradient", paths_.table_gradient},
-                                   std::pair{"bias-table-gradient", paths_.bias_table_gradient}}) {
+  for (const auto& [flag, path] :
+       {std::pair{"table-gradient", paths_.table_gradient}, std::pair{"bias-table-gradient", paths_.bias_table_gradient}}) {
     if (!path.empty()) throw FlagError(flag, "there is no mask whose table could have a gradient");
   }
   run_.flags.check_all_used();
 
   const Index places = s_.batch * s_.heads * s_.queries;
-  if (places > 0 && count > (Index{1} << 40) / places) throw FlagError("k", std::to_string(count) + " is far more than can be stored");
+  if (places > 0 && count > (Index{1} << 40) / places)
+    throw FlagError("k", std::to_string(count) + " is far more than can be stored");
   std::vector<std::int64_t> indices(static_cast<std::size_t>(places * count));
   std::vector<T> scores(indices.size());
   const Const q = tensor(std::as_const(q_), s_.batch, s_.heads, s_.queries, s_.width);
@@ -41,8 +42,7 @@ void AttentionRun<T>::top_k() {
   if (paths_.any_gradient()) {
     const AttentionGradients<T> wanted = gradient_views();
     const Const out_bar = tensor(std::as_const(out_bar_), s_.batch, s_.heads, s_.queries, s_.values);
-    run_.timed("backward",
-               [&] { top_k_attention_vjp(q, k, v, out, found, products, out_bar, wanted, options, context); });
+    run_.timed("backward", [&] { top_k_attention_vjp(q, k, v, out, found, products, out_bar, wanted, options, context); });
   }
   const auto shape = s_.array_shape(s_.heads, s_.queries, count);
   if (!paths_.indices.empty()) run_.outputs.fill_npy(paths_.indices, shape, indices.data());

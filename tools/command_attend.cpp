@@ -70,8 +70,9 @@ AttentionOutputs output_flags(Run& run, const std::string& kind) {
     if (!o.any_gradient()) throw FlagError(flag, "needs --output-gradient G.npy (the gradient is that of sum(G * O))");
   }
   if (o.any_gradient() && !any) {
-    throw FlagError("output-gradient", "no gradient is asked for (expected --query-gradient, --key-gradient, "
-                                       "--value-gradient or --table-gradient)");
+    throw FlagError("output-gradient",
+                    "no gradient is asked for (expected --query-gradient, --key-gradient, "
+                    "--value-gradient or --table-gradient)");
   }
   return o;
 }

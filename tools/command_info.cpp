@@ -69,7 +69,8 @@ void describe_mask(Run& run, Precision precision, nlohmann::json& info) {
   request.size = {size, size};
   request.describe_only = true;
   const auto causal = run.flags.text("causal");
-  if (causal && *causal != "top-left") throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
+  if (causal && *causal != "top-left")
+    throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
   if (causal) request.causal_shift = 0;
   Shape shape;
   shape.columns = run.flags.integer("columns", 1).value_or(1);

@@ -59,7 +59,8 @@ template <class T>
 void multiply(Run& run, const NpyArray& input, const std::string& in_path, const std::string& out_path, Precision precision) {
   const bool transpose = run.flags.on("transpose");
   const auto causal = run.flags.text("causal");
-  if (causal && *causal != "top-left") throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
+  if (causal && *causal != "top-left")
+    throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
   MaskRequest request;
   if (!input.shape.empty() && input.shape.size() <= 2) request.size = {input.shape[0], input.shape[0]};
   if (input.shape.size() == 3) request.size = {input.shape[1], input.shape[1]};

@@ -64,7 +64,8 @@ std::vector<double> read_coordinates(const std::string& path, Index nodes) {
     m = {a.shape[0], a.shape[1], convert<double>(a)};
   }
   if (m.rows != nodes || m.cols != 2) {
-    throw FormatError(path, 0, "shape " + shape_text({m.rows, m.cols}) + " (expected " + shape_text({nodes, 2}) + ", a place a node)");
+    throw FormatError(path, 0,
+                      "shape " + shape_text({m.rows, m.cols}) + " (expected " + shape_text({nodes, 2}) + ", a place a node)");
   }
   for (const double v : m.values) {
     if (!std::isfinite(v)) throw FormatError(path, 0, "a coordinate is not finite");
@@ -90,7 +91,8 @@ void write_row(Run& run, const std::string& path, Precision precision) {
   if (picture) style.log_colour = run.flags.on("log-colour");
   const std::string text = run.flags.required("row", "the number of a row");
   const auto causal = run.flags.text("causal");
-  if (causal && *causal != "top-left") throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
+  if (causal && *causal != "top-left")
+    throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
   MaskRequest request;
   const Index size = run.flags.integer("size", 1).value_or(0);
   request.size = {size, size};
@@ -98,7 +100,8 @@ void write_row(Run& run, const std::string& path, Precision precision) {
   BuiltMask<T> mask = build_mask<T>(run, request);
   std::vector<double> coordinates;
   if (picture) {
-    if (mask.heads.size() > 1) throw FlagError("output", path + ": no picture of one mask a head (expected a name ending in .npy)");
+    if (mask.heads.size() > 1)
+      throw FlagError("output", path + ": no picture of one mask a head (expected a name ending in .npy)");
     if (mask.sources.graph) {
       const auto file = run.flags.text("coordinates");
       if (!file) throw FlagError("coordinates", "is missing (expected the places of the graph's nodes, for its picture)");
@@ -128,7 +131,8 @@ void write_row(Run& run, const std::string& path, Precision precision) {
     bytes = encode_png(draw(mask, row, coordinates, style));
     run.outputs.fill(path, [&bytes](WholeFile& file) { file.write(bytes); });
   } else {
-    const bool per_head = heads > 1 || (!mask.sources.grid.empty() && mask.sources.table_shape.size() > mask.sources.grid.size());
+    const bool per_head =
+        heads > 1 || (!mask.sources.grid.empty() && mask.sources.table_shape.size() > mask.sources.grid.size());
     run.outputs.fill_npy(path, per_head ? std::vector<Index>{heads, cols} : std::vector<Index>{cols}, row.data());
   }
   run.describe(chosen, mask.heads[0]->engines(shape), heads);

@@ -21,8 +21,8 @@ void add_flags(Flags& flags) {
 }
 
 template <class T>
-void search(Run& run, const AttentionFiles& files, Index count, const std::string& indices_path,
-            const std::string& scores_path, Precision precision) {
+void search(Run& run, const AttentionFiles& files, Index count, const std::string& indices_path, const std::string& scores_path,
+            Precision precision) {
   const AttentionShape& s = files.shape;
   TopKOptions options;
   options.causal = causal_flag(run, s, files);
@@ -31,15 +31,16 @@ void search(Run& run, const AttentionFiles& files, Index count, const std::strin
   options.exclude_self = run.flags.on("exclude-self");
   run.flags.check_all_used();
   const Index places = s.batch * s.heads * s.queries;
-  if (places > 0 && count > (Index{1} << 40) / places) throw FlagError("k", std::to_string(count) + " is far more than can be stored");
+  if (places > 0 && count > (Index{1} << 40) / places)
+    throw FlagError("k", std::to_string(count) + " is far more than can be stored");
   const std::vector<T> q = convert<T>(files.q), k = convert<T>(files.k);
   std::vector<std::int64_t> indices(static_cast<std::size_t>(places * count));
   std::vector<T> scores(indices.size());
   const Context<Cpu> context = run.context();
   run.timed("apply", [&] {
     top_k_search(tensor(q, s.batch, s.heads, s.queries, s.width), tensor(k, s.batch, s.key_heads, s.keys, s.width),
-                 tensor(indices, s.batch, s.heads, s.queries, count), tensor(scores, s.batch, s.heads, s.queries, count), options,
-                 context);
+                 tensor(indices, s.batch, s.heads, s.queries, count), tensor(scores, s.batch, s.heads, s.queries, count),
+                 options, context);
   });
   Report r;
   r.engine = "direct";

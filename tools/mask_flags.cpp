@@ -95,7 +95,8 @@ class FlagArguments final : public FormArguments {
   std::shared_ptr<const Graph> graph_file(const std::string& file) override {
     if (file.empty()) throw FlagError(request_->role, "a file's name is missing after the colon");
     if (name_without_gz(file).ends_with(".npy")) {
-      throw FlagError(request_->role, file + ": graphs in .npy files are not available yet (they come with the adoption issue)");
+      throw FlagError(request_->role,
+                      file + ": graphs in .npy files are not available yet (they come with the adoption issue)");
     }
     const auto nodes = run_->flags.integer(flag_name("nodes"), 0);
     try {

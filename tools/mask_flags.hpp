@@ -21,10 +21,10 @@ void add_mask_flags(Flags& flags, bool with_bias);
 
 // Which mask to build, and what is known of it before.
 struct MaskRequest {
-  std::string role = "mask";         // the flag: "mask" or "bias"
-  bool prefixed = false;             // its flags are written --bias-...
+  std::string role = "mask";           // the flag: "mask" or "bias"
+  bool prefixed = false;               // its flags are written --bias-...
   std::pair<Index, Index> size{0, 0};  // of the whole mask, border counted in; {0, 0}: unknown
-  std::optional<Index> causal_shift;  // wanted causal order; see BuiltMask::causal
+  std::optional<Index> causal_shift;   // wanted causal order; see BuiltMask::causal
   bool describe_only = false;
   std::optional<MaskOptions> options;  // instead of the run's
 };
@@ -34,8 +34,8 @@ struct MaskSources {
   std::optional<TreeFile> tree;
   std::optional<GraphFile> graph;
   std::string graph_path;
-  std::vector<Index> grid;           // sizes of the grid, where rows have one
-  std::vector<Index> table_shape;    // of a learnable table; empty: none
+  std::vector<Index> grid;         // sizes of the grid, where rows have one
+  std::vector<Index> table_shape;  // of a learnable table; empty: none
 };
 
 template <class T>

@@ -123,7 +123,8 @@ Image tree_picture(std::span<const double> values, const TreeFile& tree, Picture
   std::vector<Index> depth(tree.parent.size(), -1), path;
   Index deepest = 0;
   for (Index v = 0; v < n; ++v) {
-    for (Index u = v; u >= 0 && depth[static_cast<std::size_t>(u)] < 0; u = tree.parent[static_cast<std::size_t>(u)]) path.push_back(u);
+    for (Index u = v; u >= 0 && depth[static_cast<std::size_t>(u)] < 0; u = tree.parent[static_cast<std::size_t>(u)])
+      path.push_back(u);
     for (; !path.empty(); path.pop_back()) {
       const Index p = tree.parent[static_cast<std::size_t>(path.back())];
       depth[static_cast<std::size_t>(path.back())] = p < 0 ? 0 : depth[static_cast<std::size_t>(p)] + 1;
@@ -146,14 +147,17 @@ Image tree_picture(std::span<const double> values, const TreeFile& tree, Picture
       place[static_cast<std::size_t>(layer[i])] = (static_cast<double>(i) + 0.5) / static_cast<double>(layer.size());
     }
   }
-  const auto x_of = [&](Index v) { return margin + std::lround(place[static_cast<std::size_t>(v)] * static_cast<double>(width)); };
+  const auto x_of = [&](Index v) {
+    return margin + std::lround(place[static_cast<std::size_t>(v)] * static_cast<double>(width));
+  };
   const auto y_of = [&](Index v) { return margin + 20 + step * depth[static_cast<std::size_t>(v)]; };
   for (Index v = 0; v < n; ++v) {
     const Index p = tree.parent[static_cast<std::size_t>(v)];
     if (p >= 0) draw_line(image, x_of(p), y_of(p), x_of(v), y_of(v), {215, 215, 215});
   }
   const Index radius = n <= 200 ? 5 : n <= 5000 ? 2 : 1;
-  for (Index v = 0; v < n; ++v) draw_dot(image, x_of(v), y_of(v), radius, colour_map(scale(values[static_cast<std::size_t>(v)])));
+  for (Index v = 0; v < n; ++v)
+    draw_dot(image, x_of(v), y_of(v), radius, colour_map(scale(values[static_cast<std::size_t>(v)])));
   draw_bar(image, scale);
   return image;
 }
@@ -171,7 +175,8 @@ Image graph_picture(std::span<const double> values, const GraphFile& graph, std:
   Image image = canvas(width, height);
   const Scale scale(values, style);
   const auto x_of = [&](Index v) {
-    return margin + std::lround((coordinates[static_cast<std::size_t>(2 * v)] - low[0]) / span_x * static_cast<double>(width - 1));
+    return margin +
+           std::lround((coordinates[static_cast<std::size_t>(2 * v)] - low[0]) / span_x * static_cast<double>(width - 1));
   };
   const auto y_of = [&](Index v) {  // the second coordinate grows upwards
     return margin +

@@ -56,7 +56,8 @@ std::string certificate_text(const Report& report) {
 void add_common_flags(Flags& flags) {
   const std::string group = "Everywhere";
   flags.value("engine", "NAME", "engine of the mask, or auto (default)", group);
-  flags.value("tolerance", "E", "bound on the mask's row error (default 1e-6 float, 1e-12 double; 0: exact engines only)", group);
+  flags.value("tolerance", "E", "bound on the mask's row error (default 1e-6 float, 1e-12 double; 0: exact engines only)",
+              group);
   flags.value("tolerance-kind", "KIND", "row (default)", group);
   flags.value("threads", "N", "threads (default: the cores this process may use)", group);
   flags.value("type", "TYPE", "float or double (default: the input's)", group);

@@ -11,12 +11,12 @@ namespace espalier {
 
 struct BuildInfo {
   struct Part {
-    std::string name;     // "FFTW"
+    std::string name;  // "FFTW"
     bool found = false;
     std::string engines;  // engines that need it: "fft"
   };
   std::string version;          // "0.1.0"
-  std::string instruction_set;  // of this machine as the kernels use it: "AVX2", "AVX3" (AVX-512), "SSE2", "NEON", ...
+  std::string instruction_set;  // of this machine as the kernels use it: "avx512", "avx2", "sse2", "baseline", ...
   std::string licence;          // of the binary: FFTW makes it GPL
   std::vector<Part> parts;
 };
