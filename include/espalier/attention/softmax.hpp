@@ -10,7 +10,7 @@
 namespace espalier {
 
 struct SoftmaxOptions {
-  std::optional<double> scale;  // default 1 / sqrt(d)
+  std::optional<double> scale{};  // default 1 / sqrt(d)
   Causal causal = Causal::none;
   KeyCounts key_counts{};
 };
