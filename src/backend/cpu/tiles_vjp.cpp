@@ -97,22 +97,22 @@ namespace espalier::backend {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// out[j][.] = mask[j][.] * sum_k b[k][j] a[k][.] for one panel of lanes (mask null: no factor).
-template <class T>
+// out[j][.] = mask[j][.] * sum_k b[k][j] a[k][.] for the first V vectors of one panel of lanes (mask null: no factor).
+template <int V, class T>
 HWY_INLINE void product_panel(Index depth, const T* HWY_RESTRICT b, const T* HWY_RESTRICT a, Index nj, const T* mask,
                               Index mask_step, T* HWY_RESTRICT out) {
   const Wide<T> d;
   for (Index j = 0; j < nj; j += kRows) {
     with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
       constexpr int R = height;
-      Accumulator<T, R, 2> acc;
+      Accumulator<T, R, V> acc;
       clear(acc);
-      multiply_accumulate<T, R, 2>(depth, b, 1, R, a, kPanel<T>, acc);
+      multiply_accumulate<T, R, V>(depth, b, 1, R, a, kPanel<T>, acc);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
         if (j + r < nj) {
 #pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) {
+          for (int v = 0; v < V; ++v) {
             auto s = acc.c[r][v];
             if (mask != nullptr) s = hn::Mul(s, hn::LoadU(d, mask + (j + r) * mask_step + v * kLanes<T>));
             hn::Store(s, d, out + (j + r) * kPanel<T> + v * kLanes<T>);
@@ -135,22 +135,22 @@ struct Combination {
   T* gradient;
   bool want_p;
 };
-template <class T>
+template <int V, class T>
 HWY_INLINE void combine_panel(Index depth, const T* HWY_RESTRICT x, const T* HWY_RESTRICT y_bar, const T* HWY_RESTRICT r_bar,
                               Index nj, const Combination<T>& to) {
   const Wide<T> d;
   for (Index j = 0; j < nj; j += kRows) {
     with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
       constexpr int R = height;
-      Accumulator<T, R, 2> acc;
+      Accumulator<T, R, V> acc;
       clear(acc);
-      multiply_accumulate<T, R, 2>(depth, x, 1, R, y_bar, kPanel<T>, acc);
+      multiply_accumulate<T, R, V>(depth, x, 1, R, y_bar, kPanel<T>, acc);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
         if (j + r < nj) {
           const Index at = (j + r) * kPanel<T>;
 #pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) {
+          for (int v = 0; v < V; ++v) {
             const Index l = v * kLanes<T>;
             const auto w = hn::Add(acc.c[r][v], hn::Load(d, r_bar + l));
             const auto m = to.mask == nullptr ? hn::Set(d, T(1)) : hn::LoadU(d, to.mask + (j + r) * to.mask_step + l);
@@ -193,18 +193,20 @@ void backward_tile(const BackwardCall<T>& call, const Stripe<T>& stripe, const S
     const T* mask = tile.data == nullptr ? nullptr : tile.data + i;
     T* s = scratch + at.s + p * kTileSources * kPanel<T>;
     T* w = call.want_a || call.want_b ? scratch + at.w_tile + p * kTileSources * kPanel<T> : nullptr;
-    if (call.need_s()) {
-      product_panel(m, scratch + at.b_rows + source * m, scratch + at.a_lanes + i * m, nj, call.need_w() ? nullptr : mask,
-                    tile.j_step, s);
-    }
-    if (!call.need_w()) continue;
-    combine_panel(
-        c, scratch + at.x_rows + source * c, scratch + at.y_lanes + i * c, scratch + at.r + i, nj,
-        Combination<T>{mask, tile.j_step, call.need_s() ? s : nullptr, w, d == nullptr ? nullptr : d + i, call.want_x});
-    if (call.want_a) {
-      add_columns(nj, scratch + at.b_columns + source * padded_rows(m), m, w, kPanel<T>,
-                  scratch + at.a_bar + i * padded_rows(m));
-    }
+    T* gradient = d == nullptr ? nullptr : d + i;
+    with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
+      constexpr int V = vectors;
+      if (call.need_s()) {
+        product_panel<V>(m, scratch + at.b_rows + source * m, scratch + at.a_lanes + i * m, nj, call.need_w() ? nullptr : mask,
+                         tile.j_step, s);
+      }
+      if (!call.need_w()) return;
+      const Combination<T> to{mask, tile.j_step, call.need_s() ? s : nullptr, w, gradient, call.want_x};
+      combine_panel<V>(c, scratch + at.x_rows + source * c, scratch + at.y_lanes + i * c, scratch + at.r + i, nj, to);
+      if (!call.want_a) return;
+      add_columns<V>(nj, scratch + at.b_columns + source * padded_rows(m), m, w, kPanel<T>,
+                     scratch + at.a_bar + i * padded_rows(m));
+    });
   }
   if (call.want_b) {
     const Index width = padded_lanes<T>(m);
