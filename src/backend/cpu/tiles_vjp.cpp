@@ -9,12 +9,12 @@
 
 #include "backend/cpu/entry_plan.hpp"
 #include "backend/cpu/parallel.hpp"
+#include "backend/cpu/sink_parts.hpp"
 #include "backend/cpu/tile_geometry.hpp"
 #include "backend/elementwise.hpp"
 #include "backend/tiles.hpp"
 
 #include <algorithm>
-#include <functional>
 
 #include "backend/cpu/targets.hpp"
 #undef HWY_TARGET_INCLUDE
@@ -27,6 +27,7 @@
 #include "backend/cpu/entry_tiles-inl.hpp"
 #include "backend/cpu/packing-inl.hpp"
 #include "backend/cpu/register_tile-inl.hpp"
+#include "backend/cpu/source_sums-inl.hpp"
 
 #ifndef ESPALIER_BACKWARD_CALL
 #define ESPALIER_BACKWARD_CALL
@@ -169,53 +170,6 @@ HWY_INLINE void combine_panel(Index depth, const T* HWY_RESTRICT x, const T* HWY
   }
 }
 
-// R rows j by V vectors of features: out[j][.] += sum_{i < ni} g[panel][j][i] a[i][.]; panels are nj * kPanel apart.
-template <class T, int R, int V>
-HWY_INLINE void add_source_tile(Index ni, Index nj, const T* HWY_RESTRICT g, const T* HWY_RESTRICT a, Index width, Index rows,
-                                T* HWY_RESTRICT out) {
-  const Wide<T> d;
-  Accumulator<T, R, V> acc;
-  clear(acc);
-  for (Index i = 0; i < ni; i += kPanel<T>) {
-    multiply_accumulate<T, R, V>(std::min(kPanel<T>, ni - i), g, kPanel<T>, 1, a + i * width, width, acc);
-    g += nj * kPanel<T>;
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) {
-    if (r < rows) {
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        T* to = out + r * width + v * kLanes<T>;
-        hn::Store(hn::Add(hn::Load(d, to), acc.c[r][v]), d, to);
-      }
-    }
-  }
-}
-
-// out[j][k] += sum_i g[panel of i][j][i] a[i][k], j < nj, k < width (whole vectors). Rows up to the next whole tile are read.
-template <class T>
-void add_sources(Index ni, Index nj, const T* HWY_RESTRICT g, const T* HWY_RESTRICT a, Index width, T* HWY_RESTRICT out) {
-  constexpr Index stride = kTileSources;
-  for (Index k = 0; k < width; k += kPanel<T>) {
-    for (Index j = 0; j < nj; j += kRows) {
-      with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
-        constexpr int R = height;
-        const T* from = g + j * kPanel<T>;
-        if (k + kPanel<T> <= width) {
-          add_source_tile<T, R, 2>(ni, stride, from, a + k, width, nj - j, out + j * width + k);
-        } else {
-          add_source_tile<T, R, 1>(ni, stride, from, a + k, width, nj - j, out + j * width + k);
-        }
-      });
-    }
-  }
-}
-
-template <class T>
-void zero(T* HWY_RESTRICT y, Index n) {
-  for (Index k = 0; k < n; ++k) y[k] = T(0);
-}
-
 // Packed rows and cotangents of one row block, in the stripe's scratch.
 template <class T>
 void pack_lane_block(const BackwardCall<T>& call, const StripeMemory<T>& at, T* scratch, Index i0, Index ni) {
@@ -333,58 +287,6 @@ void run(const BackwardCall<double>& call, const Stripe<double>& stripe) {
 Index stripe_count(Index cols) {
   return std::clamp<Index>((cols + 511) / 512, 1, 8);
 }
-
-// The entries' gradient as one stripe keeps it.
-template <class T>
-class SinkParts {
- public:
-  // Entries of a dense or sparse mask lie in one tile each: stripes write them in place and keep only the border apart. For
-  // other kinds each stripe has its own copy of the whole sink. One stripe writes everything in place.
-  SinkParts(const EntriesGradient<T, Cpu>& sink, Index sink_size, EntryKind kind, Index stripes)
-      : sink_(sink), stripes_(stripes), in_place_(stripes == 1) {
-    if (!sink || in_place_) return;
-    exclusive_ = kind == EntryKind::dense || kind == EntryKind::sparse;
-    for (T* p : {sink.values, sink.left, sink.right, sink.table, sink.border, sink.source}) {
-      if (p != nullptr && (lowest_ == nullptr || std::less<T*>()(p, lowest_))) lowest_ = p;
-    }
-    if (exclusive_) lowest_ = sink.border;
-    size_ = !exclusive_ ? sink_size : sink.border != nullptr ? 3 : 0;
-    parts_ = Buffer<T, Cpu>(stripes * size_);
-    std::fill_n(parts_.data(), stripes * size_, T(0));
-  }
-
-  EntriesGradient<T, Cpu> of(Index stripe) const {
-    if (!sink_ || in_place_) return sink_;
-    T* base = parts_.data() + stripe * size_;
-    const auto moved = [&](T* p) { return p == nullptr ? nullptr : base + (p - lowest_); };
-    EntriesGradient<T, Cpu> part;
-    part.border = moved(sink_.border);
-    if (exclusive_) {
-      part.values = sink_.values;
-      return part;
-    }
-    part.values = moved(sink_.values);
-    part.left = moved(sink_.left);
-    part.right = moved(sink_.right);
-    part.table = moved(sink_.table);
-    part.source = moved(sink_.source);
-    return part;
-  }
-
-  void add_up() const {
-    for (Index s = 0; s < stripes_ && size_ > 0; ++s) {
-      const T* from = parts_.data() + s * size_;
-      for (Index k = 0; k < size_; ++k) lowest_[k] += from[k];
-    }
-  }
-
- private:
-  EntriesGradient<T, Cpu> sink_;
-  Index stripes_, size_ = 0;
-  bool in_place_, exclusive_ = false;
-  T* lowest_ = nullptr;
-  Buffer<T, Cpu> parts_;
-};
 
 template <class T>
 void add_stripes(const T* parts, Index stripes, MatrixView<T, Cpu> out, const Context<Cpu>& context) {
