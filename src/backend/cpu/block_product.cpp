@@ -20,6 +20,7 @@ HWY_INLINE void one_tile(Index depth, const T* a, Index a_row, Index a_step, con
                          bool add) {
   const Wide<T> d;
   Accumulator<T, R> acc;
+  clear(acc);
   multiply_accumulate(depth, a, a_row, a_step, b, b_step, acc);
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
