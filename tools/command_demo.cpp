@@ -68,7 +68,7 @@ void print_table(const std::vector<DemoRow>& rows) {
 void run_demo(Run& run) {
   const std::string folder = data_folder(run);
   const auto output = run.flags.text("output");
-  const std::vector<std::string> names = {"patch_weights.png", "time_against_length.png", "heat_t20.png", "heat_t2000.png",
+  const std::vector<std::string> names = {"patch_weights.png", "time_against_length.png", "heat_t100.png", "heat_t2000.png",
                                           "learned_table.png"};
   if (output) {
     std::error_code none;

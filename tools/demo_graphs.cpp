@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 
 namespace espalier::tools {
 
@@ -132,23 +133,38 @@ void roads(const DemoSetting& setting, std::vector<DemoRow>& rows, std::vector<D
     row.remark = "dense: forming the matrix is not counted";
     rows.push_back(row);
   }
-  // Heat from one crossing in the middle of the country, seen in a window around it: two times, logarithmic colours.
+  // Heat from one crossing in the middle of the country: two times, logarithmic colours, the contiguous states only.
   std::vector<float> source(static_cast<std::size_t>(length)), heat(source.size());
-  double best = 1e300;
+  const auto longitude = [&](Index i) { return places.values[static_cast<std::size_t>(2 * i)]; };
+  const auto latitude = [&](Index i) { return places.values[static_cast<std::size_t>(2 * i + 1)]; };
+  std::vector<Index> shown_as(source.size(), -1);
+  GraphFile shown;
+  std::vector<double> shown_places;
+  double nearest = std::numeric_limits<double>::infinity();
   Index middle = 0;
   for (Index i = 0; i < length; ++i) {
-    const double dx = places.values[static_cast<std::size_t>(2 * i)] + 98.6,
-                 dy = places.values[static_cast<std::size_t>(2 * i + 1)] - 39.8;
-    if (dx * dx + dy * dy < best) best = dx * dx + dy * dy, middle = i;
+    const double dx = longitude(i) + 98.6, dy = latitude(i) - 39.8;
+    if (dx * dx + dy * dy < nearest) nearest = dx * dx + dy * dy, middle = i;
+    if (longitude(i) < -126 || longitude(i) > -66 || latitude(i) < 24 || latitude(i) > 50) continue;
+    shown_as[static_cast<std::size_t>(i)] = shown.nodes++;
+    shown_places.insert(shown_places.end(), {longitude(i), latitude(i)});
+  }
+  for (const Edge& e : file.edges) {
+    const Index u = shown_as[static_cast<std::size_t>(e.u)], v = shown_as[static_cast<std::size_t>(e.v)];
+    if (u >= 0 && v >= 0) shown.edges.push_back({u, v, e.weight});
   }
   source[static_cast<std::size_t>(middle)] = 1;
-  for (const double time : {20.0, 2000.0}) {
+  for (const double time : {100.0, 2000.0}) {
     const DiffusionMask<float> mask(graph, time, GraphOperator::laplacian);
     mask.multiply({source.data(), length, 1}, {heat.data(), length, 1}, setting.context);
+    std::vector<double> values(static_cast<std::size_t>(shown.nodes));
+    for (Index i = 0; i < length; ++i) {
+      const Index at = shown_as[static_cast<std::size_t>(i)];
+      if (at >= 0) values[static_cast<std::size_t>(at)] = heat[static_cast<std::size_t>(i)];
+    }
     char name[40];
     std::snprintf(name, sizeof(name), "heat_t%g.png", time);
-    pictures.push_back(
-        {name, graph_picture(std::vector<double>(heat.begin(), heat.end()), file, places.values, {.log_colour = true})});
+    pictures.push_back({name, graph_picture(values, shown, shown_places, {.log_colour = true})});
   }
 }
 
