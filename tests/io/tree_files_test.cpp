@@ -51,7 +51,7 @@ TEST_CASE("Newick: malformed files name the line") {
       {"(A:nan,B);", "t.nwk:1: edge length 'nan' (expected a finite number)"},
       {"(A,\n\n'B);", "t.nwk:3: a quoted label is not closed (expected ')"},
       {"(A,[B);", "t.nwk:1: a comment is not closed (expected ])"},
-      {"(A,B)(C);", "t.nwk:1: '(' (expected ;)"},
+      {"(A,B)(C);", "t.nwk:1: '(' after a label or subtree (expected , ) : or ;)"},
       {"(A(B));", "t.nwk:1: '(' (expected , or ) )"},
   };
   for (const auto& [text, expected] : cases) {
