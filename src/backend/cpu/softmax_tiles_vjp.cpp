@@ -230,7 +230,7 @@ class SoftmaxBackward {
       });
     }
     if (h.q_bar) {
-      add_columns(nj, k_columns_.data() + j * depth_rows_, depth_, s, kPanel<T>, q_sums_.data() + i * depth_rows_);
+      add_columns<2>(nj, k_columns_.data() + j * depth_rows_, depth_, s, kPanel<T>, q_sums_.data() + i * depth_rows_);
     }
   }
 
@@ -238,7 +238,7 @@ class SoftmaxBackward {
   HWY_INLINE void score_tile(Index i, Index j, Index nj, const PanelRules<T>& rules, const T* HWY_RESTRICT k,
                              T* HWY_RESTRICT p) {
     const Wide<T> d;
-    Accumulator<T, R> acc;
+    Accumulator<T, R, 2> acc;
     clear(acc);
     multiply_accumulate(depth_, k, 1, R, q_lanes_.data() + i * depth_, kPanel<T>, acc);
 #pragma GCC unroll 12
@@ -258,7 +258,7 @@ class SoftmaxBackward {
   HWY_INLINE void weight_tile(const SoftmaxStripeHead<T>& h, Index i, Index j, Index nj, const PanelRules<T>& rules,
                               const T* HWY_RESTRICT v_rows, T* HWY_RESTRICT p, T* HWY_RESTRICT s) {
     const Wide<T> d;
-    Accumulator<T, R> acc;
+    Accumulator<T, R, 2> acc;
     clear(acc);
     multiply_accumulate(values_, v_rows, 1, R, o_lanes_.data() + i * values_, kPanel<T>, acc);
 #pragma GCC unroll 12
