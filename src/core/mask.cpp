@@ -273,7 +273,6 @@ template <class T, class B>
 void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                     const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
   const Index m = in.a.cols, c = in.x.cols;
-  const Entries<T, B> e = entries();
   const bool tiles = is_tile_engine(report({.columns = c, .rank = std::max<Index>(1, m)}).engine);
   if (tiles) {
     const Index size = gradients.parameters ? entries_gradient_size() : 0;
@@ -283,7 +282,7 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
       backend::fill(scratch.matrix(1, size), T(0), context);
       sink = entries_gradient(scratch.data());
     }
-    backend::tile_low_rank_vjp(e, in, cotangents, gradients, sink, size, context);
+    backend::tile_low_rank_vjp(entries(), in, cotangents, gradients, sink, size, context);
     if (gradients.parameters) fold_entries_gradient(scratch.data(), gradients.parameters);
     return;
   }

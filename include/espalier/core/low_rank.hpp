@@ -13,17 +13,17 @@ namespace espalier {
 // For the transposed product, with Mᵀ: a: cols x m, b: rows x m, x: rows x c, y: cols x c, row_sum: cols.
 template <class T, class B = Cpu>
 struct LowRankInputs {
-  MatrixView<const T, B> a, b, x;
+  MatrixView<const T, B> a{}, b{}, x{};
 };
 template <class T, class B = Cpu>
 struct LowRankOutputs {
-  MatrixView<T, B> y;
+  MatrixView<T, B> y{};
   VectorView<T, B> row_sum{};
 };
 // Cotangents of y and row_sum (empty: zero), and the gradients wanted (empty: not wanted).
 template <class T, class B = Cpu>
 struct LowRankCotangents {
-  MatrixView<const T, B> y;
+  MatrixView<const T, B> y{};
   VectorView<const T, B> row_sum{};
 };
 template <class T, class B = Cpu>

@@ -12,8 +12,8 @@ namespace espalier {
 // and the fraction done in [0, 1], and looks at `stop` between blocks of work; when a stop was asked for, the call ends
 // with Cancelled. Both members may be left empty.
 struct Progress {
-  std::function<void(std::string_view phase, double fraction)> callback;
-  std::stop_token stop;
+  std::function<void(std::string_view phase, double fraction)> callback{};
+  std::stop_token stop{};
 };
 
 }  // namespace espalier

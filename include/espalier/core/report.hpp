@@ -26,22 +26,22 @@ struct Shape {
 //   pointwise  max |M~ - M| / |M| over |M| >= 1e-7 max |M|
 //   norm       ||M~ - M||_2 / ||M||_2 (diffusion kernels)
 struct Certificate {
-  std::optional<double> row, entry, pointwise, norm;
+  std::optional<double> row{}, entry{}, pointwise{}, norm{};
   bool estimated = false;  // true where a bound could not be proved; such a report is never called certified
 };
 
 // One engine for one shape.
 struct Report {
-  std::string engine;                      // "direct", "fft", "sweep", "chebyshev", ...
-  std::string reason;                      // one sentence, with the numbers that decided
-  std::optional<Certificate> certificate;  // empty for exact engines (rounding only)
+  std::string engine{};                    // "direct", "fft", "sweep", "chebyshev", ...
+  std::string reason{};                    // one sentence, with the numbers that decided
+  std::optional<Certificate> certificate{};// empty for exact engines (rounding only)
   Index terms = 0;                         // polynomial degree + 1, exponentials, ...; 0 where it has no meaning
   double rounding_estimate = 0;            // expected relative rounding error of the product in the house's norm
   double predicted_seconds = 0;            // by the cost model, one thread
   double flops = 0, bytes = 0;             // useful arithmetic, and memory traffic past the caches
   std::size_t extra_bytes = 0;             // bound on memory taken during the call beyond inputs and outputs
   bool row_wise = false;                   // error bounded row by row (not only normwise)
-  std::vector<std::string> warnings;
+  std::vector<std::string> warnings{};
 };
 
 // Prints one report as aligned "key: value" lines.

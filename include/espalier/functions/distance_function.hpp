@@ -74,6 +74,8 @@ class ESPALIER_EXPORT DistanceFunction {
   // The closed form factor exp(slope d), where f is one by construction.
   std::optional<ExponentialForm> exponential_form() const;
   std::string name() const;
+  // Tables: the largest argument; arguments are the integers 0 .. last_integer(). Other functions take any number: -1.
+  double last_integer() const;
 
   class State;  // the erased closed form, defined in the source
 
@@ -83,6 +85,7 @@ class ESPALIER_EXPORT DistanceFunction {
 };
 
 // Whether |f(d) - c e^{a d}| <= 1e-12 |f(d)| at 64 seeded points of [0, range] for some a, c (f = 0 included): then (c, a).
+// Tables are looked at over the integers of the range that they have. Errors: ValueError for a negative or infinite range.
 ESPALIER_EXPORT std::optional<ExponentialForm> recognise_exponential(const DistanceFunction& f, double range);
 
 }  // namespace espalier

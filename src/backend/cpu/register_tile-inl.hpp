@@ -75,7 +75,7 @@ HWY_INLINE void with_panel_vectors(Index lanes, const F& f) {
   }
 }
 
-template <class T, int R, int V>
+template <class T, int R, int V = 2>
 struct Accumulator {
   hn::Vec<Wide<T>> c[R][V];
 };

@@ -1,0 +1,44 @@
+// How attention's work is spread over batches and heads, and what gradients of grouped heads share.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/context.hpp>
+
+#include "attention/checks.hpp"
+#include "backend/cpu/parallel.hpp"
+#include "backend/elementwise.hpp"
+
+#include <functional>
+#include <string_view>
+
+namespace espalier {
+
+// Calls work(task, inner) for task = 0 .. tasks - 1: tasks in parallel when there are enough of them, otherwise one after the
+// other with the threads inside. inner carries the stop token but no progress callback (reports come from here).
+inline void over_tasks(Index tasks, const Context<Cpu>& context, std::string_view phase,
+                       const std::function<void(Index task, const Context<Cpu>& inner)>& work, bool serial = false) {
+  const int threads = backend::thread_count(context);
+  const bool outside = !serial && tasks >= threads;
+  Context<Cpu> inner = context, outer = context;
+  Progress stop_only;
+  if (context.progress != nullptr) {
+    stop_only.stop = context.progress->stop;
+    inner.progress = &stop_only;
+  }
+  (outside ? inner : outer).threads = 1;
+  if (outside) inner.scratch_bytes = context.scratch_bytes / static_cast<std::size_t>(threads);
+  backend::parallel_for(
+      outer, tasks, [&](Index t, int) { work(t, inner); }, phase);
+}
+
+// rows x cols of `to` = (accumulate ? to : 0) + from.
+template <class T, class B>
+void store_gradient(MatrixView<const T, B> from, MatrixView<T, B> to, bool accumulate, const Context<B>& context) {
+  if (accumulate) {
+    backend::add_scaled<T, B>(T(1), from, to, context);
+  } else {
+    backend::copy<T, B>(from, to, context);
+  }
+}
+
+}  // namespace espalier

@@ -1,0 +1,220 @@
+// The loops between the transforms, once per instruction set.
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cpu/fft_kernels.hpp"
+
+#include "backend/cpu/targets.hpp"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/fft_kernels.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "backend/cpu/dispatch.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace espalier::backend {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// The baseline of this Highway has vectors of one lane, which hold no complex number: there the plain loops at the end of each
+// function do all the work.
+#if HWY_TARGET != HWY_SCALAR
+template <class T>
+using Wide = hn::ScalableTag<T>;
+template <class T>
+HWY_INLINE Index lanes() {
+  return static_cast<Index>(hn::Lanes(Wide<T>()));
+}
+
+// z w, or z conj(w), on interleaved complex numbers: the even lanes get re, the odd ones im.
+template <bool kConjugate, class V>
+HWY_INLINE V complex_product(V z, V w) {
+  const hn::DFromV<V> d;
+  const V p = hn::Mul(z, hn::DupEven(w));
+  const V q = hn::Mul(hn::Reverse2(d, z), hn::DupOdd(w));
+  if constexpr (kConjugate) return hn::OddEven(hn::Sub(p, q), hn::Add(p, q));
+  return hn::OddEven(hn::Add(p, q), hn::Sub(p, q));
+}
+#endif
+
+template <bool kConjugate, class T>
+HWY_INLINE void complex_product_one(const T* z, const T* w, T* out) {
+  const T re = z[0], im = z[1], c = w[0], s = kConjugate ? -w[1] : w[1];
+  out[0] = re * c - im * s;
+  out[1] = im * c + re * s;
+}
+
+#if HWY_TARGET != HWY_SCALAR
+// Spreads a vector of N real factors over the N complex numbers (two vectors) that they belong to.
+template <class T>
+struct Spread {
+  using D = Wide<T>;
+  using TI = hwy::MakeSigned<T>;
+  decltype(hn::SetTableIndices(D(), static_cast<const TI*>(nullptr))) low, high;
+  Spread() : low(indices(0)), high(indices(lanes<T>() / 2)) {}
+
+ private:
+  static auto indices(Index first) {
+    HWY_ALIGN TI at[hn::MaxLanes(D())];
+    for (Index k = 0; k < lanes<T>(); ++k) at[k] = static_cast<TI>(first + k / 2);
+    return hn::SetTableIndices(D(), at);
+  }
+};
+#endif
+
+template <class T>
+void load(const T* HWY_RESTRICT x, const T* HWY_RESTRICT scale, Index n, Index h, Index stride, const T* HWY_RESTRICT w,
+          T* HWY_RESTRICT line) {
+  T* HWY_RESTRICT odd = line + 2 * stride;
+  Index j = 0;  // complex numbers
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const Index step = lanes<T>();
+  const auto put = [&](Index at, auto z) HWY_ATTR {
+    hn::StoreU(z, d, line + at);
+    hn::StoreU(complex_product<false>(z, hn::LoadU(d, w + at)), d, odd + at);
+  };
+  if (scale != nullptr) {
+    const Spread<T> spread;
+    for (; j + step <= n; j += step) {
+      const auto s = hn::LoadU(d, scale + j);
+      put(2 * j, hn::Mul(hn::LoadU(d, x + 2 * j), hn::TableLookupLanes(s, spread.low)));
+      put(2 * j + step, hn::Mul(hn::LoadU(d, x + 2 * j + step), hn::TableLookupLanes(s, spread.high)));
+    }
+  } else {
+    for (; j + step <= n; j += step) {
+      put(2 * j, hn::LoadU(d, x + 2 * j));
+      put(2 * j + step, hn::LoadU(d, x + 2 * j + step));
+    }
+  }
+#endif
+  for (; j < n; ++j) {
+    const T s = scale != nullptr ? scale[j] : T(1);
+    line[2 * j] = s * x[2 * j];
+    line[2 * j + 1] = s * x[2 * j + 1];
+    complex_product_one<false>(line + 2 * j, w + 2 * j, odd + 2 * j);
+  }
+  for (Index k = 2 * n; k < 2 * h; ++k) line[k] = odd[k] = T(0);
+}
+
+template <class T>
+void store(const T* HWY_RESTRICT line, Index n, Index stride, const T* HWY_RESTRICT w, T* HWY_RESTRICT x) {
+  const T* HWY_RESTRICT odd = line + 2 * stride;
+  Index k = 0;  // real components
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const Index step = lanes<T>();
+  for (; k + step <= 2 * n; k += step) {
+    const auto z = complex_product<true>(hn::LoadU(d, odd + k), hn::LoadU(d, w + k));
+    hn::StoreU(hn::Add(hn::LoadU(d, line + k), z), d, x + k);
+  }
+#endif
+  for (; k < 2 * n; k += 2) {
+    T z[2];
+    complex_product_one<true>(odd + k, w + k, z);
+    x[k] = line[k] + z[0];
+    x[k + 1] = line[k + 1] + z[1];
+  }
+}
+
+template <bool kConjugate, class T>
+void multiply_as(const T* z, const T* HWY_RESTRICT s, Index count, T* out) {
+  Index k = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const Index step = lanes<T>();
+  for (; k + step <= 2 * count; k += step) {
+    hn::StoreU(complex_product<kConjugate>(hn::LoadU(d, z + k), hn::LoadU(d, s + k)), d, out + k);
+  }
+#endif
+  for (; k < 2 * count; k += 2) complex_product_one<kConjugate>(z + k, s + k, out + k);
+}
+template <class T>
+void multiply(const T* z, const T* s, Index count, bool conjugate, T* out) {
+  conjugate ? multiply_as<true>(z, s, count, out) : multiply_as<false>(z, s, count, out);
+}
+
+template <class T>
+void correlate(const T* HWY_RESTRICT z, const T* HWY_RESTRICT u, Index count, T* HWY_RESTRICT g) {
+  Index k = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const Index step = lanes<T>();
+  for (; k + step <= 2 * count; k += step) {
+    const auto p = complex_product<true>(hn::LoadU(d, u + k), hn::LoadU(d, z + k));
+    hn::StoreU(hn::Add(hn::LoadU(d, g + k), p), d, g + k);
+  }
+#endif
+  for (; k < 2 * count; k += 2) {
+    T p[2];
+    complex_product_one<true>(u + k, z + k, p);
+    g[k] += p[0];
+    g[k + 1] += p[1];
+  }
+}
+
+template <class T>
+void add_scaled(const T* HWY_RESTRICT z, const T* HWY_RESTRICT scale, Index count, T* HWY_RESTRICT out) {
+  Index j = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const Index step = lanes<T>();
+  const Spread<T> spread;
+  const auto add = [&](Index at, auto s)
+                       HWY_ATTR { hn::StoreU(hn::MulAdd(s, hn::LoadU(d, z + at), hn::LoadU(d, out + at)), d, out + at); };
+  for (; j + step <= count; j += step) {
+    const auto s = hn::LoadU(d, scale + j);
+    add(2 * j, hn::TableLookupLanes(s, spread.low));
+    add(2 * j + step, hn::TableLookupLanes(s, spread.high));
+  }
+#endif
+  for (; j < count; ++j) {
+    out[2 * j] += scale[j] * z[2 * j];
+    out[2 * j + 1] += scale[j] * z[2 * j + 1];
+  }
+}
+
+template <class T>
+void add_componentwise(const T* HWY_RESTRICT z, const T* HWY_RESTRICT u, Index count, T* HWY_RESTRICT out) {
+  Index k = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const Index step = lanes<T>();
+  for (; k + step <= 2 * count; k += step) {
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, z + k), hn::LoadU(d, u + k), hn::LoadU(d, out + k)), d, out + k);
+  }
+#endif
+  for (; k < 2 * count; ++k) out[k] += z[k] * u[k];
+}
+
+template <class T>
+FftKernels<T> kernels() {
+  return {load<T>, store<T>, multiply<T>, correlate<T>, add_scaled<T>, add_componentwise<T>};
+}
+FftKernels<float> kernels_float() {
+  return kernels<float>();
+}
+FftKernels<double> kernels_double() {
+  return kernels<double>();
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace espalier::backend
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace espalier::backend {
+
+HWY_EXPORT(kernels_float);
+HWY_EXPORT(kernels_double);
+
+template <>
+FftKernels<float> fft_kernels<float>() {
+  return ESPALIER_DISPATCH(kernels_float)();
+}
+template <>
+FftKernels<double> fft_kernels<double>() {
+  return ESPALIER_DISPATCH(kernels_double)();
+}
+
+}  // namespace espalier::backend
+#endif

@@ -1,0 +1,68 @@
+// Backend primitive: products with a d-level Toeplitz matrix, and the gradient of its table, by FFT.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/backend.hpp>
+#include <espalier/core/context.hpp>
+#include <espalier/core/low_rank.hpp>
+#include <espalier/core/views.hpp>
+
+#include "backend/elementwise.hpp"
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+namespace espalier::backend {
+
+// Whether this build has an FFT for backend B; without one a ToeplitzFft cannot be made.
+template <class B>
+bool has_fft();
+
+// The smallest h >= n whose prime factors are 2, 3, 5 and 7. A line of n is padded to 2 h >= 2 n - 1.
+Index smooth_length(Index n);
+
+// Plans of the circulant embedding for M_ij = t[i - j] on a grid n_1 x ... x n_d (core facts: masks/grid.hpp), L = prod n_t,
+// P = prod 2 h_t, h_t = smooth_length(n_t), axes with n_t = 1 left out. Immutable; used by any number of threads at once.
+//
+// Two real columns travel as one complex column: M is real, so its spectrum acts on both at once and Mᵀ is the conjugate
+// spectrum. Cost: 10 P log2 P flops a pair of columns. Memory: at most `bytes(...)` a call.
+// The result's error is normwise: about eps log2 P of || |M| |X| ||, not row by row.
+// Errors: BackendError where the library below fails or there is none.
+template <class T, class B>
+class ToeplitzFft {
+ public:
+  // measure: plans are timed (FFTW_MEASURE) instead of guessed.
+  ToeplitzFft(std::vector<Index> sizes, bool measure);
+  ~ToeplitzFft();
+  ToeplitzFft(const ToeplitzFft&) = delete;
+  ToeplitzFft& operator=(const ToeplitzFft&) = delete;
+
+  // The spectrum of a table (2 n_1 - 1) x ... x (2 n_d - 1), computed in double, in this plan's own order.
+  Buffer<T, B> spectrum(const double* table) const;
+
+  // y = M x, or Mᵀ x.
+  void multiply(const T* spectrum, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose,
+                const Context<B>& context) const;
+  // Y = (M ∘ A Bᵀ) X and its row sums (transpose: with Mᵀ). Columns b_jr x_jk are made while loading, contracted while storing.
+  void multiply_low_rank(const T* spectrum, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
+                         const Context<B>& context) const;
+  // All gradients of the masked product from four transforms a pair of columns (forward: two). gradients.parameters is not
+  // used; the table's gradient is added to table_bar where that is not null.
+  void multiply_low_rank_vjp(const T* spectrum, const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                             const LowRankGradients<T, B>& gradients, T* table_bar, const Context<B>& context) const;
+  // table_bar[o] += sum_{i - j = o} sum_c y_bar_ic x_jc, gathered in the frequency domain: one inverse transform at the end.
+  void add_table_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar, T* table_bar,
+                          const Context<B>& context) const;
+
+ private:
+  struct State;
+  std::unique_ptr<const State> state_;
+};
+
+// Without making a plan: flops of a product of `columns` columns (two transforms a pair), P, and a bound on a call's memory.
+double toeplitz_fft_flops(const std::vector<Index>& sizes, double columns);
+double toeplitz_fft_points(const std::vector<Index>& sizes);
+std::size_t toeplitz_fft_bytes(const std::vector<Index>& sizes, Index columns, Index rank, std::size_t element);
+
+}  // namespace espalier::backend

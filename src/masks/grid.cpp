@@ -1,0 +1,256 @@
+// GridMask: engines and hooks. The structure (keys, plans) is shared by all masks that with_parameters makes.
+// SPDX-License-Identifier: Apache-2.0
+#include <espalier/core/error.hpp>
+#include <espalier/masks/grid.hpp>
+
+#include "backend/elementwise.hpp"
+#include "backend/fft.hpp"
+#include "masks/grid_table.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <mutex>
+#include <optional>
+#include <sstream>
+
+namespace espalier {
+
+namespace {
+
+template <class T, class B, class U>
+backend::Buffer<T, B> copied(const std::vector<U>& from) {
+  backend::Buffer<T, B> to(static_cast<Index>(from.size()));
+  std::transform(from.begin(), from.end(), to.data(), [](U v) { return static_cast<T>(v); });
+  return to;
+}
+
+}  // namespace
+
+template <class T, class B>
+class GridMask<T, B>::State {
+ public:
+  State(std::vector<Index> grid_sizes, std::optional<Distance> grid_distance, const GridOptions& options)
+      : sizes(std::move(grid_sizes)), distance(grid_distance), causal(options.causal), measure(options.measure_fft) {
+    const GridKeys keys = grid_keys(sizes);
+    length = static_cast<Index>(keys.row.size());
+    table_size = grid_table_size(sizes);
+    row_key = copied<std::int32_t, B>(keys.row);
+    col_key = copied<std::int32_t, B>(keys.column);
+  }
+  // Plans are made by the first product that needs them.
+  const backend::ToeplitzFft<T, B>& fft() const {
+    std::call_once(once_, [&] { fft_ = std::make_unique<backend::ToeplitzFft<T, B>>(sizes, measure); });
+    return *fft_;
+  }
+
+  std::vector<Index> sizes;
+  std::optional<Distance> distance;  // empty: a free table
+  bool causal, measure;
+  Index length = 0, table_size = 0;
+  backend::Buffer<std::int32_t, B> row_key, col_key;
+
+ private:
+  mutable std::once_flag once_;
+  mutable std::unique_ptr<const backend::ToeplitzFft<T, B>> fft_;
+};
+
+// What with_parameters replaces.
+template <class T, class B>
+struct GridMask<T, B>::Values {
+  Values(const State& state, std::span<const double> free_table) : table(free_table.begin(), free_table.end()), given(table) {
+    check_grid_table(table, std::numeric_limits<T>::max());
+    finish(state);
+  }
+  Values(const State& state, DistanceFunction f)
+      : table(grid_function_table(state.sizes, f, *state.distance, state.causal)), function(std::move(f)) {
+    check_grid_table(table, std::numeric_limits<T>::max());
+    finish(state);
+  }
+  void finish(const State& state) {
+    finish_grid_table(state.causal, table);
+    applied = copied<T, B>(table);
+  }
+  std::span<const double> parameters() const { return function ? function->parameters() : std::span<const double>(given); }
+  const T* spectrum(const State& state) {
+    std::call_once(once, [&] { frequencies = state.fft().spectrum(table.data()); });
+    return frequencies.data();
+  }
+
+  std::vector<double> table;  // as applied
+  std::vector<double> given;  // a free table before zeroing: the parameters
+  std::optional<DistanceFunction> function;
+  backend::Buffer<T, B> applied, frequencies;
+  std::once_flag once;
+};
+
+namespace {
+
+void check_table_size(const std::vector<Index>& sizes, std::size_t got) {
+  if (static_cast<Index>(got) != grid_table_size(sizes)) {
+    throw ShapeError("GridMask table", static_cast<Index>(got), grid_table_size(sizes));
+  }
+}
+
+}  // namespace
+
+template <class T, class B>
+GridMask<T, B>::GridMask(std::vector<Index> sizes, DistanceFunction function, Distance distance, GridOptions options)
+    : Mask<T, B>(grid_length(sizes), grid_length(sizes), options) {
+  state_ = std::make_shared<State>(std::move(sizes), distance, options);
+  values_ = std::make_shared<Values>(*state_, std::move(function));
+}
+template <class T, class B>
+GridMask<T, B>::GridMask(std::vector<Index> sizes, std::span<const double> table, GridOptions options)
+    : Mask<T, B>(grid_length(sizes), grid_length(sizes), options) {
+  check_table_size(sizes, table.size());
+  state_ = std::make_shared<State>(std::move(sizes), std::nullopt, options);
+  values_ = std::make_shared<Values>(*state_, table);
+}
+template <class T, class B>
+GridMask<T, B>::GridMask(std::shared_ptr<const State> state, std::shared_ptr<Values> values, const MaskOptions& options)
+    : Mask<T, B>(state->length, state->length, options), state_(std::move(state)), values_(std::move(values)) {}
+template <class T, class B>
+GridMask<T, B>::~GridMask() = default;
+
+template <class T, class B>
+const std::vector<Index>& GridMask<T, B>::sizes() const {
+  return state_->sizes;
+}
+template <class T, class B>
+std::vector<double> GridMask<T, B>::table() const {
+  return values_->table;
+}
+
+// ---- entries and parameters ------------------------------------------------------------------------------------------
+
+template <class T, class B>
+Entries<T, B> GridMask<T, B>::entries() const {
+  Entries<T, B> e;
+  e.kind = EntryKind::offset_table;
+  // The table holds the zeros already; said again, so that kernels may skip tiles above the diagonal.
+  e.causal = state_->causal;
+  e.rows = e.cols = state_->length;
+  e.table = values_->applied.data();
+  e.table_size = state_->table_size;
+  e.row_key = state_->row_key.data();
+  e.col_key = state_->col_key.data();
+  return e;
+}
+template <class T, class B>
+Index GridMask<T, B>::entries_gradient_size() const {
+  return parameters().empty() ? 0 : state_->table_size;
+}
+template <class T, class B>
+EntriesGradient<T, B> GridMask<T, B>::entries_gradient(T* scratch) const {
+  EntriesGradient<T, B> g;
+  if (!parameters().empty()) g.table = scratch;
+  return g;
+}
+template <class T, class B>
+void GridMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+  if (parameter_bar.size == 0) return;
+  if (!state_->distance) {
+    // Offsets that causality has zeroed: the mask does not depend on them.
+    for (Index p = state_->causal ? state_->table_size / 2 : 0; p < parameter_bar.size; ++p) parameter_bar[p] += scratch[p];
+    return;
+  }
+  const std::vector<double> table_bar(scratch, scratch + state_->table_size);
+  std::vector<double> bar(static_cast<std::size_t>(parameter_bar.size), 0.0);
+  fold_grid_gradient(state_->sizes, *values_->function, *state_->distance, state_->causal, table_bar, bar);
+  for (Index p = 0; p < parameter_bar.size; ++p) parameter_bar[p] += static_cast<T>(bar[static_cast<std::size_t>(p)]);
+}
+template <class T, class B>
+std::span<const double> GridMask<T, B>::parameters() const {
+  return values_->parameters();
+}
+template <class T, class B>
+std::shared_ptr<const Mask<T, B>> GridMask<T, B>::with_parameters(std::span<const double> parameters) const {
+  std::shared_ptr<Values> values;
+  if (state_->distance) {
+    values = std::make_shared<Values>(*state_, values_->function->with_parameters(parameters));
+  } else {
+    check_table_size(state_->sizes, parameters.size());
+    values = std::make_shared<Values>(*state_, parameters);
+  }
+  return std::shared_ptr<const Mask<T, B>>(new GridMask(state_, std::move(values), this->options()));
+}
+
+// ---- engines ---------------------------------------------------------------------------------------------------------
+
+template <class T, class B>
+std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
+  std::vector<Report> all = {this->tile_report(shape, "direct")};
+  if (!backend::has_fft<B>()) return all;
+  const std::vector<Index>& sizes = state_->sizes;
+  const CostModel& cost = this->options().cost;
+  const double heads = static_cast<double>(shape.heads), rank = static_cast<double>(std::max<Index>(1, shape.rank));
+  const double points = backend::toeplitz_fft_points(sizes), element = sizeof(T);
+  Report r;
+  r.engine = "fft";
+  r.flops = heads * rank * backend::toeplitz_fft_flops(sizes, static_cast<double>(shape.columns));
+  r.bytes = heads * element * static_cast<double>(state_->length) *
+            (2 * static_cast<double>(shape.columns) + 2 * static_cast<double>(shape.rank));
+  r.predicted_seconds = heads * cost.call_seconds + r.flops / (cost.fft_flops / (element / sizeof(float)));
+  std::ostringstream reason;
+  reason << (shape.rank > 0 ? static_cast<double>(shape.rank * shape.columns) : static_cast<double>(shape.columns))
+         << " columns by FFT, two at a time, padded to " << points << " points";
+  r.reason = reason.str();
+  r.extra_bytes = backend::toeplitz_fft_bytes(sizes, shape.columns, shape.rank, sizeof(T));
+  r.rounding_estimate = std::numeric_limits<T>::epsilon() * std::sqrt(std::log2(std::max(2.0, points)));
+  all.push_back(std::move(r));
+  return all;
+}
+
+template <class T, class B>
+void GridMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
+  if (this->report({.columns = x.cols}).engine == "direct") {
+    this->apply_by_tiles(x, y, transpose, context);
+  } else {
+    state_->fft().multiply(values_->spectrum(*state_), x, y, transpose, context);
+  }
+}
+
+template <class T, class B>
+void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar,
+                                            VectorView<T, B> parameter_bar, const Context<B>& context) const {
+  if (parameters().empty()) return;
+  if (this->report({.columns = x.cols}).engine == "direct") {
+    Mask<T, B>::add_parameter_gradient(x, y_bar, parameter_bar, context);
+    return;
+  }
+  backend::Buffer<T, B> table_bar(state_->table_size);
+  backend::fill(table_bar.matrix(1, state_->table_size), T(0), context);
+  state_->fft().add_table_gradient(x, y_bar, table_bar.data(), context);
+  fold_entries_gradient(table_bar.data(), parameter_bar);
+}
+
+template <class T, class B>
+void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
+                                    const Context<B>& context) const {
+  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
+    this->low_rank_by_tiles(in, out, transpose, context);
+  } else {
+    state_->fft().multiply_low_rank(values_->spectrum(*state_), in, out, transpose, context);
+  }
+}
+
+template <class T, class B>
+void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                                        const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
+  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
+    Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
+    return;
+  }
+  const bool learns = gradients.parameters && gradients.parameters.size > 0;
+  backend::Buffer<T, B> table_bar(learns ? state_->table_size : 0);
+  if (learns) backend::fill(table_bar.matrix(1, state_->table_size), T(0), context);
+  state_->fft().multiply_low_rank_vjp(values_->spectrum(*state_), in, cotangents, gradients,
+                                      learns ? table_bar.data() : nullptr, context);
+  if (learns) fold_entries_gradient(table_bar.data(), gradients.parameters);
+}
+
+template class ESPALIER_EXPORT GridMask<float, Cpu>;
+template class ESPALIER_EXPORT GridMask<double, Cpu>;
+
+}  // namespace espalier

@@ -1,0 +1,251 @@
+// Masked linear attention against the slow definition: values, gradients, layouts, padding, causal order, determinism.
+// SPDX-License-Identifier: Apache-2.0
+#include <espalier/attention/feature_map.hpp>
+#include <espalier/attention/masked_linear.hpp>
+#include <espalier/core/error.hpp>
+#include <espalier/masks/dense.hpp>
+
+#include <doctest/doctest.h>
+
+#include "support/attention_reference.hpp"
+
+#include <limits>
+#include <memory>
+
+namespace es = espalier;
+using es::Index;
+using namespace es::test;
+
+namespace {
+
+// Masks of the test: positive numbers without structure, one matrix a head.
+struct Masked {
+  std::vector<double> values;  // heads x rows x cols
+  Index heads, rows, cols;
+  Masked(Index h, Index r, Index c, unsigned seed) : values(static_cast<std::size_t>(h * r * c)), heads(h), rows(r), cols(c) {
+    fill_pseudo_random(values, seed, true);
+  }
+  template <class T>
+  std::vector<es::MaskPointer<T>> build() const {
+    std::vector<es::MaskPointer<T>> masks;
+    for (Index h = 0; h < heads; ++h) {
+      masks.push_back(
+          std::make_shared<es::DenseMask<T>>(es::MatrixView<const double>(values.data() + h * rows * cols, rows, cols)));
+    }
+    return masks;
+  }
+  MaskFunction function() const {
+    return [this](Index, Index h, Index i, Index j) {
+      return values[static_cast<std::size_t>(((h % heads) * rows + i) * cols + j)];
+    };
+  }
+};
+
+const PairFunction kAll = [](Index, Index, Index) { return true; };
+
+template <class T>
+constexpr double kBound = sizeof(T) == 4 ? 2e-6 : 1e-12;
+
+}  // namespace
+
+TEST_CASE("toy answers of ReLU features") {
+  const double q[] = {1, 2, 3, 4, 1, -1, 1, 3}, k[] = {-3, 1, 1, 5, -2, -3, 4, 1}, v[] = {-1, 2, 3, 1};
+  const es::FeatureMap<double> relu(2, {.kind = es::FeatureKind::relu});
+  std::vector<double> fq(8), fk(8), out(4);
+  relu.apply(es::TensorView<const double>(q, 1, 1, 4, 2), es::TensorView<double>(fq.data(), 1, 1, 4, 2));
+  relu.apply(es::TensorView<const double>(k, 1, 1, 4, 2), es::TensorView<double>(fk.data(), 1, 1, 4, 2));
+  es::masked_linear_attention(es::TensorView<double>(fq.data(), 1, 1, 4, 2), es::TensorView<double>(fk.data(), 1, 1, 4, 2),
+                              es::TensorView<const double>(v, 1, 1, 4, 1), {}, es::TensorView<double>(out.data(), 1, 1, 4, 1));
+  const double expected[] = {1.3684, 1.3488, 1.2, 1.3846};
+  for (int i = 0; i < 4; ++i) CHECK(out[static_cast<std::size_t>(i)] == doctest::Approx(expected[i]).epsilon(1e-3));
+}
+
+TEST_CASE("toy answers of causal attention") {
+  const double ones[] = {1, 1, 1}, v[] = {1, 0, 0};
+  double out[3];
+  const es::TensorView<const double> one(ones, 1, 1, 3, 1);
+  es::masked_linear_attention(one, one, es::TensorView<const double>(v, 1, 1, 3, 1), {},
+                              es::TensorView<double>(out, 1, 1, 3, 1), {}, {.causal = es::Causal::top_left});
+  CHECK(out[0] == doctest::Approx(1));
+  CHECK(out[1] == doctest::Approx(1.0 / 2));
+  CHECK(out[2] == doctest::Approx(1.0 / 3));
+}
+
+TEST_CASE_TEMPLATE("values equal the definition", T, float, double) {
+  for (const Index lq : {Index{1}, Index{7}, Index{33}}) {
+    for (const Index lk : {lq, Index{13}}) {
+      for (const bool blhd : {false, true}) {
+        for (const double epsilon : {0.0, 1e-2}) {
+          const Tensor q = random_tensor(2, 4, lq, 5, 1, true), k = random_tensor(2, 2, lk, 5, 2, true);
+          const Tensor v = random_tensor(2, 2, lk, 3, 3);
+          const Masked m(4, lq, lk, 4);
+          const auto masks = m.build<T>();
+          // NaN in the gaps of inputs must not reach any output; guard values in the gaps of outputs must survive.
+          const T nan = std::numeric_limits<T>::quiet_NaN();
+          Stored<T> sq(q, 3, blhd, nan), sk(k, 2, blhd, nan), sv(v, 1, blhd, nan);
+          Stored<T> out(2, 4, lq, 3, 2, blhd, T(77)), den(2, 4, lq, 1, 1, blhd, T(77));
+          const auto want = linear_attention(q, k, v, m.function(), kAll, epsilon);
+          const auto result =
+              es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, den.view, {.weight_epsilon = epsilon});
+          CHECK(result.floored_rows == 0);
+          CHECK(relative_to_max(out.flat(), want.out.values) < kBound<T>);
+          CHECK(relative_to_max(den.flat(), want.denominator.values) < kBound<T>);
+          CHECK(out.gaps_untouched(2));
+          CHECK(den.gaps_untouched(1));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("causal order and key counts", T, float, double) {
+  const Index lq = 9;
+  for (const Index lk : {lq, Index{14}}) {
+    for (const es::Causal causal : {es::Causal::none, es::Causal::top_left, es::Causal::bottom_right}) {
+      const Tensor q = random_tensor(3, 2, lq, 4, 1, true), v = random_tensor(3, 2, lk, 3, 3);
+      Tensor k = random_tensor(3, 2, lk, 4, 2, true);
+      const std::vector<std::int64_t> counts = {lk, 0, 5};
+      const Masked m(1, lq, lk, 4);
+      for (const bool with_mask : {false, true}) {
+        for (const double epsilon : {0.0, 0.05}) {
+          const Index shift = causal == es::Causal::bottom_right ? lk - lq : 0;
+          const PairFunction pair = [&](Index b, Index i, Index j) {
+            const bool padded_query = lq == lk && i >= counts[static_cast<std::size_t>(b)];
+            return !padded_query && j < counts[static_cast<std::size_t>(b)] && (causal == es::Causal::none || j - i <= shift);
+          };
+          const MaskFunction one = [](Index, Index, Index, Index) { return 1.0; };
+          const auto want = linear_attention(q, k, v, with_mask ? m.function() : one, pair, epsilon);
+          Stored<T> sq(q), sk(k), sv(v), out(3, 2, lq, 3), den(3, 2, lq, 1);
+          // Keys and values beyond the count may hold anything.
+          for (Index h = 0; h < 2; ++h) {
+            for (Index j = 5; j < lk; ++j) sk.view.matrix(2, h)(j, 0) = sv.view.matrix(2, h)(j, 1) = std::nan("");
+          }
+          const auto masks = m.build<T>();
+          const es::LinearOptions options{.weight_epsilon = epsilon, .causal = causal, .key_counts = {counts.data(), 3}};
+          const auto result = es::masked_linear_attention(
+              sq.view, sk.view, sv.view, with_mask ? es::HeadMasks<T>(masks) : es::HeadMasks<T>(), out.view, den.view, options);
+          CHECK(relative_to_max(out.flat(), want.out.values) < kBound<T>);
+          CHECK(relative_to_max(den.flat(), want.denominator.values) < kBound<T>);
+          // Batch entry 1 has no key: with queries of their own all its rows are floored.
+          CHECK(result.floored_rows == (lq == lk ? 0 : 2 * lq));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("gradients equal central differences") {
+  const Index lq = 6;
+  for (const Index lk : {lq, Index{8}}) {
+    for (const bool normalize : {true, false}) {
+      for (const es::Causal causal : {es::Causal::none, es::Causal::bottom_right}) {
+        const double epsilon = 0.03;
+        Tensor q = random_tensor(2, 4, lq, 3, 1, true), k = random_tensor(2, 2, lk, 3, 2, true),
+               v = random_tensor(2, 2, lk, 2, 3);
+        const Tensor g = random_tensor(2, 4, lq, 2, 5);
+        Masked m(4, lq, lk, 4);
+        const std::vector<std::int64_t> counts = {lk, 4};
+        const PairFunction pair = [&](Index b, Index i, Index j) {
+          const bool padded_query = lq == lk && i >= counts[static_cast<std::size_t>(b)];
+          return !padded_query && j < counts[static_cast<std::size_t>(b)] && (causal == es::Causal::none || j - i <= lk - lq);
+        };
+        const auto loss = [&] {
+          const auto r = linear_attention(q, k, v, m.function(), pair, epsilon, normalize);
+          double sum = 0;
+          for (std::size_t p = 0; p < r.out.values.size(); ++p) sum += r.out.values[p] * g.values[p];
+          return sum;
+        };
+        Stored<double> sq(q), sk(k), sv(v), sg(g), out(2, 4, lq, 2), den(2, 4, lq, 1);
+        Stored<double> qb(2, 4, lq, 3), kb(2, 2, lk, 3), vb(2, 2, lk, 2);
+        std::vector<double> pb(m.values.size());
+        const auto masks = m.build<double>();
+        const es::LinearOptions options{
+            .normalize = normalize, .weight_epsilon = epsilon, .causal = causal, .key_counts = {counts.data(), 2}};
+        es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, den.view, options);
+        es::masked_linear_attention_vjp(sq.view, sk.view, sv.view, masks, out.view, den.view, sg.view,
+                                        {.q = qb.view, .k = kb.view, .v = vb.view, .parameters = {pb.data(), 4, lq * lk}},
+                                        options);
+        CHECK(relative_to_max(qb.flat(), central_differences(q.values, loss)) < 1e-6);
+        CHECK(relative_to_max(kb.flat(), central_differences(k.values, loss)) < 1e-6);
+        CHECK(relative_to_max(vb.flat(), central_differences(v.values, loss)) < 1e-6);
+        CHECK(relative_to_max(pb, central_differences(m.values, loss)) < 1e-6);
+
+        // Accumulating adds; a subset costs only itself.
+        std::vector<double> twice = pb;
+        Stored<double> kb2(2, 2, lk, 3);
+        kb2.memory = kb.memory;
+        es::masked_linear_attention_vjp(sq.view, sk.view, sv.view, masks, out.view, den.view, sg.view,
+                                        {.k = kb2.view, .parameters = {twice.data(), 4, lq * lk}, .accumulate = true}, options);
+        for (std::size_t p = 0; p < twice.size(); ++p) CHECK(twice[p] == doctest::Approx(2 * pb[p]).epsilon(1e-14));
+        for (std::size_t p = 0; p < kb.memory.size(); ++p)
+          CHECK(kb2.memory[p] == doctest::Approx(2 * kb.memory[p]).epsilon(1e-14));
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("the same bits for any number of threads, and in little scratch memory", T, float, double) {
+  const Tensor q = random_tensor(2, 2, 70, 5, 1, true), k = random_tensor(2, 2, 70, 5, 2, true),
+               v = random_tensor(2, 2, 70, 4, 3);
+  const Masked m(1, 70, 70, 4);
+  const auto masks = m.build<T>();
+  std::vector<std::vector<T>> results;
+  for (const int threads : {1, 2, 3, 8}) {
+    for (const std::size_t scratch : {std::size_t{256} << 20, std::size_t{1}}) {
+      Stored<T> sq(q), sk(k), sv(v), out(2, 2, 70, 4), den(2, 2, 70, 1), qb(2, 2, 70, 5), kb(2, 2, 70, 5), vb(2, 2, 70, 4);
+      std::vector<T> pb(70 * 70);
+      const es::Context<es::Cpu> context{.threads = threads, .scratch_bytes = scratch};
+      es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, den.view, {}, context);
+      es::masked_linear_attention_vjp(sq.view, sk.view, sv.view, masks, out.view, den.view, sv.view,
+                                      {.q = qb.view, .k = kb.view, .v = vb.view, .parameters = {pb.data(), 1, 70 * 70}}, {},
+                                      context);
+      std::vector<T> all = out.memory;
+      for (const auto* more : {&den.memory, &qb.memory, &kb.memory, &vb.memory, &pb})
+        all.insert(all.end(), more->begin(), more->end());
+      results.push_back(std::move(all));
+    }
+  }
+  for (const auto& r : results) CHECK(r == results.front());
+}
+
+TEST_CASE("zero denominators give zero rows, counted, with zero gradients") {
+  Tensor q = random_tensor(1, 1, 4, 2, 1, true);
+  const Tensor k = random_tensor(1, 1, 4, 2, 2, true), v = random_tensor(1, 1, 4, 2, 3);
+  q(0, 0, 2, 0) = q(0, 0, 2, 1) = 0;
+  Stored<float> sq(q), sk(k), sv(v), out(1, 1, 4, 2), den(1, 1, 4, 1), qb(1, 1, 4, 2);
+  const auto result = es::masked_linear_attention(sq.view, sk.view, sv.view, {}, out.view, den.view);
+  CHECK(result.floored_rows == 1);
+  CHECK(out.view.matrix(0, 0)(2, 0) == 0);
+  es::masked_linear_attention_vjp(sq.view, sk.view, sv.view, {}, out.view, den.view, sv.view, {.q = qb.view});
+  CHECK(qb.view.matrix(0, 0)(2, 0) == 0);
+  CHECK(qb.view.matrix(0, 0)(1, 0) != 0);
+}
+
+TEST_CASE("wrong calls throw and write nothing") {
+  const Tensor q = random_tensor(1, 2, 4, 3, 1), k = random_tensor(1, 1, 5, 3, 2), v = random_tensor(1, 1, 5, 2, 3);
+  Stored<double> sq(q), sk(k), sv(v), out(1, 2, 4, 2, 0, false, 9.0);
+  const std::vector<double> before = out.memory;
+  const Masked m(1, 4, 5, 4), square(1, 4, 4, 4);
+  const auto masks = m.build<double>(), wrong = square.build<double>();
+  CHECK_THROWS_AS(es::masked_linear_attention(sq.view, sv.view, sv.view, masks, out.view), es::ShapeError);
+  CHECK_THROWS_AS(es::masked_linear_attention(sq.view, sk.view, sv.view, wrong, out.view), es::ShapeError);
+  CHECK_THROWS_AS(es::masked_linear_attention(sq.view, sk.view, sv.view, masks, sq.view), es::ShapeError);
+  CHECK_THROWS_AS(es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, {}, {.weight_epsilon = -1}),
+                  es::ValueError);
+  CHECK_THROWS_AS(
+      es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, {}, {.denominator_floor = std::nan("")}),
+      es::ValueError);
+  const std::int64_t too_many[] = {6};
+  CHECK_THROWS_AS(es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, {}, {.key_counts = {too_many, 1}}),
+                  es::ValueError);
+  Stored<double> own(1, 2, 5, 3, 0, false, 9.0);
+  es::TensorView<double> same = sv.view;
+  same.sizes[1] = 2, same.sizes[2] = 4, same.strides[1] = 0;
+  CHECK_THROWS_AS(es::masked_linear_attention(sq.view, sk.view, sv.view, masks, same), es::ValueError);
+  std::stop_source stop;
+  stop.request_stop();
+  es::Progress progress{{}, stop.get_token()};
+  CHECK_THROWS_AS(es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, {}, {}, {.progress = &progress}),
+                  es::Cancelled);
+  CHECK(out.memory == before);
+}
