@@ -51,8 +51,12 @@ HWY_INLINE hn::Vec<Wide<T>> exp2(hn::Vec<Wide<T>> x) {
   using C = Exp2Constants<T>;
   const Wide<T> d;
   const hn::RebindToSigned<Wide<T>> di;
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+  x = hn::IfThenElse(hn::Lt(x, hn::Set(d, C::kLowest)), hn::Set(d, C::kLowest), x);  // this target's Max loses NaN
+#else
   // The bound comes first: x86's maximum returns its second argument when one is NaN.
   x = hn::Max(hn::Set(d, C::kLowest), x);
+#endif
   if constexpr (kAnySign) x = hn::Min(hn::Set(d, C::kHighest), x);
   // Adding 1.5 x 2^mantissa rounds to the nearest integer n and leaves it in the lowest bits.
   const auto shifted = hn::Add(x, hn::Set(d, C::kRound));
@@ -61,8 +65,7 @@ HWY_INLINE hn::Vec<Wide<T>> exp2(hn::Vec<Wide<T>> x) {
 #pragma GCC unroll 12
   for (int k = C::kDegree - 1; k >= 0; --k) p = hn::MulAdd(p, f, hn::Set(d, C::kCoefficient[k]));
   // n = lowest gives the factor 0. A product, not an addition to the exponent: it keeps NaN.
-  const auto n = hn::Add(hn::ShiftLeft<C::kMantissa>(hn::BitCast(di, shifted)),
-                         hn::Set(di, static_cast<typename C::Integer>(C::kBias << C::kMantissa)));
+  const auto n = hn::Add(hn::ShiftLeft<C::kMantissa>(hn::BitCast(di, shifted)), hn::Set(di, C::kBias << C::kMantissa));
   return hn::Mul(p, hn::BitCast(d, n));
 }
 
