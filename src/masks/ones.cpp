@@ -156,7 +156,8 @@ std::vector<MaskPointer<T>> build_ones(FormArguments& arguments) {
   if (rows == 0 && cols == 0) {
     throw ValueError("--mask ones: its size comes from other input (rows of X, queries and keys), and there is none here");
   }
-  return {std::make_shared<OnesMask<T>>(rows, cols, false, 0, arguments.mask_options())};
+  const std::optional<Index> shift = arguments.causal_shift();
+  return {std::make_shared<OnesMask<T>>(rows, cols, shift.has_value(), shift.value_or(0), arguments.mask_options())};
 }
 
 }  // namespace

@@ -120,10 +120,10 @@ class TreeDistanceMask<T, B>::State {
 
 namespace {
 
-std::shared_ptr<const Tree> checked(std::shared_ptr<const Tree> tree, const TreeOptions& options) {
+Index checked_size(const std::shared_ptr<const Tree>& tree, const TreeOptions& options) {
   if (!tree) throw ValueError("tree mask: the tree is null");
   if (!std::isfinite(options.between_trees)) throw ValueError("tree mask: between_trees is not finite");
-  return tree;
+  return tree->size();
 }
 
 void check_parameters(std::span<const double> got, std::size_t expected) {
@@ -141,7 +141,7 @@ TreeDistanceMask<T, B>::TreeDistanceMask(std::shared_ptr<const State> state, con
 
 template <class T, class B>
 TreeDistanceMask<T, B>::TreeDistanceMask(std::shared_ptr<const Tree> tree, AffineExponential f, TreeOptions options)
-    : Mask<T, B>(checked(tree, options)->size(), tree->size(), options), tree_options_(options) {
+    : Mask<T, B>(checked_size(tree, options), checked_size(tree, options), options), tree_options_(options) {
   if (static_cast<Index>(f.slope.size()) != tree->weight_width()) {
     throw ShapeError("slope", static_cast<Index>(f.slope.size()), tree->weight_width());
   }
@@ -156,7 +156,7 @@ TreeDistanceMask<T, B>::TreeDistanceMask(std::shared_ptr<const Tree> tree, Affin
 
 template <class T, class B>
 TreeDistanceMask<T, B>::TreeDistanceMask(std::shared_ptr<const Tree> tree, DistanceFunction f, TreeOptions options)
-    : Mask<T, B>(checked(tree, options)->size(), tree->size(), options), tree_options_(options) {
+    : Mask<T, B>(checked_size(tree, options), checked_size(tree, options), options), tree_options_(options) {
   if (options.learn_edge_weights) {
     throw ValueError("tree mask: learn_edge_weights needs f as an AffineExponential");
   }

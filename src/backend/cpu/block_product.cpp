@@ -21,7 +21,7 @@ template <int R, class T>
 HWY_INLINE void one_tile(Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_step, T* c, Index c_step,
                          bool add) {
   const Wide<T> d;
-  Accumulator<T, R> acc;
+  Accumulator<T, R, 2> acc;
   clear(acc);
   multiply_accumulate(depth, a, a_row, a_step, b, b_step, acc);
 #pragma GCC unroll 12
