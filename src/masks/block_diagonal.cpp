@@ -20,8 +20,7 @@ Index total(const std::vector<MaskPointer<T, B>>& blocks, Index (Mask<T, B>::*si
   if (blocks.empty()) throw ValueError("BlockDiagonalMask: no blocks");
   Index sum = 0;
   for (const auto& b : blocks) {
-    check_mask<T, B>(b);
-    sum += ((*b).*size)();
+    sum += (checked<T, B>(b).*size)();
   }
   return sum;
 }

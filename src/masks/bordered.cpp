@@ -59,8 +59,8 @@ void ones_block(const T& weight, const backend::Columns<T, B>& a, const backend:
 
 template <class T, class B>
 BorderedMask<T, B>::BorderedMask(MaskPointer<T, B> inner, Index count, BorderWeights weights, MaskOptions options)
-    : Mask<T, B>((check_mask<T, B>(inner), inner->rows() + std::max<Index>(0, count)),
-                 inner->cols() + std::max<Index>(0, count), std::move(options)),
+    : Mask<T, B>(checked<T, B>(inner).rows() + std::max<Index>(0, count),
+                 checked<T, B>(inner).cols() + std::max<Index>(0, count), std::move(options)),
       inner_(std::move(inner)),
       count_(count),
       weights_(weights) {

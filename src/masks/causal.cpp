@@ -55,7 +55,7 @@ class CausalMask<T, B>::Formed {
 
 template <class T, class B>
 CausalMask<T, B>::CausalMask(MaskPointer<T, B> inner, Index shift, MaskOptions options)
-    : Mask<T, B>((check_mask<T, B>(inner), inner->rows()), inner->cols(), std::move(options)),
+    : Mask<T, B>(checked<T, B>(inner).rows(), checked<T, B>(inner).cols(), std::move(options)),
       inner_(std::move(inner)),
       shift_(shift) {
   if (const auto* ones = dynamic_cast<const OnesMask<T, B>*>(inner_.get())) {

@@ -143,9 +143,11 @@ void append_parameters(const MaskPointer<T, B>& mask, std::vector<double>& all) 
   const auto p = mask->parameters();
   all.insert(all.end(), p.begin(), p.end());
 }
+// The mask itself, never null: arguments of a base class are evaluated in any order, each checks for itself.
 template <class T, class B>
-void check_mask(const MaskPointer<T, B>& mask) {
+const Mask<T, B>& checked(const MaskPointer<T, B>& mask) {
   if (mask == nullptr) throw ValueError("a mask made of masks got none (null pointer)");
+  return *mask;
 }
 
 // ---- reports ---------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ Index stored_values(const Entries<T, B>& e) {
 
 template <class T, class B>
 ScaledMask<T, B>::ScaledMask(MaskPointer<T, B> inner, double factor, MaskOptions options)
-    : Mask<T, B>((check_mask<T, B>(inner), inner->rows()), inner->cols(), std::move(options)),
+    : Mask<T, B>(checked<T, B>(inner).rows(), checked<T, B>(inner).cols(), std::move(options)),
       inner_(std::move(inner)),
       factor_(factor) {
   check_finite("ScaledMask: the factor", factor);

@@ -15,17 +15,17 @@ const CompositionSource<T>& composition(const std::shared_ptr<const EntrySource<
   return static_cast<const CompositionSource<T>&>(*source);
 }
 template <class T, class B>
-const MaskPointer<T, B>& first_of(const std::vector<MaskPointer<T, B>>& terms) {
+const Mask<T, B>& first_of(const std::vector<MaskPointer<T, B>>& terms) {
   if (terms.empty()) throw ValueError("SumMask: no terms");
-  for (const auto& t : terms) check_mask<T, B>(t);
-  return terms.front();
+  for (const auto& t : terms) checked<T, B>(t);
+  return *terms.front();
 }
 
 }  // namespace
 
 template <class T, class B>
 SumMask<T, B>::SumMask(std::vector<MaskPointer<T, B>> terms, MaskOptions options)
-    : Mask<T, B>(first_of<T, B>(terms)->rows(), terms.front()->cols(), std::move(options)), terms_(std::move(terms)) {
+    : Mask<T, B>(first_of<T, B>(terms).rows(), first_of<T, B>(terms).cols(), std::move(options)), terms_(std::move(terms)) {
   std::vector<typename CompositionSource<T>::Part> parts;
   bool entries = true;
   for (const auto& t : terms_) {
