@@ -99,19 +99,29 @@ double peak(int threads) {
 
 // ---- masks -----------------------------------------------------------------------------------------------------------
 
-// All ones, or a one-dimensional table of 1 / (1 + d / 16), by the tile engine.
+enum class Form { ones, toeplitz, grid, decay };
+constexpr const char* kNames[] = {"ones", "toeplitz", "grid", "decay"};
+
+// By the tile engine: all ones; 1 / (1 + d / 16) of a one-dimensional distance; the same of the distance |dx| + |dy| on a
+// square grid; exp(-0.1 d), most of which is subnormal or 0 in float.
 template <class T>
 class BenchmarkMask final : public Mask<T> {
  public:
-  BenchmarkMask(Index n, bool toeplitz) : Mask<T>(n, n, {.engine = "direct"}) {
-    if (!toeplitz) return;
+  BenchmarkMask(Index n, Form form) : Mask<T>(n, n, {.engine = "direct"}) {
+    if (form == Form::ones) return;
+    const bool grid = form == Form::grid;
+    const Index w = grid ? std::max<Index>(1, static_cast<Index>(std::lround(std::sqrt(static_cast<double>(n))))) : n;
+    const Index h = (n + w - 1) / w, line = 2 * w - 1;
     for (Index i = 0; i < n; ++i) {
-      row_key_.push_back(static_cast<std::int32_t>(i + n - 1));
-      col_key_.push_back(static_cast<std::int32_t>(i));
+      row_key_.push_back(static_cast<std::int32_t>((i / w + h - 1) * line + i % w + w - 1));
+      col_key_.push_back(static_cast<std::int32_t>(i / w * line + i % w));
     }
-    for (Index d = 1 - n; d < n; ++d) {
-      parameters_.push_back(1 / (1 + static_cast<double>(std::abs(d)) / 16));
-      table_.push_back(static_cast<T>(parameters_.back()));
+    for (Index dy = 1 - h; dy < h; ++dy) {
+      for (Index dx = 1 - w; dx < w; ++dx) {
+        const double d = static_cast<double>(std::abs(dx) + std::abs(dy));
+        parameters_.push_back(form == Form::decay ? std::exp(-0.1 * d) : 1 / (1 + d / 16));
+        table_.push_back(static_cast<T>(parameters_.back()));
+      }
     }
   }
   Entries<T> entries() const override {
@@ -168,8 +178,8 @@ void rows_of_table(Index n, Index m, int repeats) {
   const Index calls = std::max<Index>(1, (Index(1) << 23) / (n * n));
   const double unit =
       2.0 * static_cast<double>(calls) * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(m);
-  for (const bool toeplitz : {false, true}) {
-    const BenchmarkMask<T> mask(n, toeplitz);
+  for (const Form form : {Form::ones, Form::toeplitz, Form::grid, Form::decay}) {
+    const BenchmarkMask<T> mask(n, form);
     std::vector<T> table_bar(mask.parameters().size());
     const LowRankInputs<T> in{{a.data(), n, m}, {b.data(), n, m}, {x.data(), n, m}};
     for (const int threads : {1, 2}) {
@@ -179,7 +189,7 @@ void rows_of_table(Index n, Index m, int repeats) {
       };
       const auto backward = [&] {
         LowRankGradients<T> g{{a_bar.data(), n, m}, {b_bar.data(), n, m}, {x_bar.data(), n, m}};
-        if (toeplitz) g.parameters = {table_bar.data(), static_cast<Index>(table_bar.size())};
+        if (!table_bar.empty()) g.parameters = {table_bar.data(), static_cast<Index>(table_bar.size())};
         for (Index k = 0; k < calls; ++k) mask.multiply_low_rank_vjp(in, {{a.data(), n, m}, {r.data(), n}}, g, context);
       };
       std::vector<double> peaks, forward_part, backward_part, ratio, forward_time;
@@ -198,7 +208,7 @@ void rows_of_table(Index n, Index m, int repeats) {
         ratio.push_back(g / f);
       }
       std::printf("%-7s %-9s %7d %13.1f %12.2f %10.3f %9.3f %8.2f   %.3f .. %.3f\n", sizeof(T) == 4 ? "float" : "double",
-                  toeplitz ? "toeplitz" : "ones", threads, median(peaks) / 1e9, median(forward_time) * 1e3,
+                  kNames[static_cast<int>(form)], threads, median(peaks) / 1e9, median(forward_time) * 1e3,
                   median(forward_part), median(backward_part), median(ratio),
                   *std::min_element(forward_part.begin(), forward_part.end()),
                   *std::max_element(forward_part.begin(), forward_part.end()));

@@ -21,6 +21,7 @@ Command attend_command();
 Command top_k_command();
 Command row_command();
 Command info_command();
+Command demo_command();
 
 // Commands of the contract that later issues bring.
 struct LaterCommand {

@@ -64,7 +64,7 @@ int run_main(int argc, char** argv) {
   CLI::App app("Structured attention masks with fast products: grids, trees, graph diffusion.", "espalier");
   app.set_version_flag("--version", std::string("espalier ") + ESPALIER_VERSION);
   app.footer("espalier COMMAND --help lists a command's flags with examples.");
-  const std::vector<Command> commands = {multiply_command(), attend_command(), top_k_command(), row_command(), info_command()};
+  const std::vector<Command> commands = {multiply_command(), attend_command(), top_k_command(), row_command(), info_command(), demo_command()};
   std::vector<CLI::App*> apps;
   std::vector<Flags> declared;
   for (const Command& command : commands) {

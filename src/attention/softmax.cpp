@@ -147,7 +147,11 @@ void softmax_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, In<U, B> 
 #define ESPALIER_INSTANTIATE(U, T)                                                                                             \
   template ESPALIER_EXPORT void softmax_attention(TensorView<U, Cpu>, TensorView<const T, Cpu>, TensorView<const T, Cpu>,      \
                                                   TensorView<T, Cpu>, TensorView<T, Cpu>, HeadMasks<T, Cpu>,                   \
-                                                  HeadMasks<T, Cpu>, const SoftmaxOptions&, const Context<Cpu>&);
+                                                  HeadMasks<T, Cpu>, const SoftmaxOptions&, const Context<Cpu>&);              \
+  template ESPALIER_EXPORT void softmax_attention_vjp(TensorView<U, Cpu>, TensorView<const T, Cpu>, TensorView<const T, Cpu>,  \
+                                                      TensorView<const T, Cpu>, TensorView<const T, Cpu>,                      \
+                                                      TensorView<const T, Cpu>, AttentionGradients<T, Cpu>, HeadMasks<T, Cpu>, \
+                                                      HeadMasks<T, Cpu>, const SoftmaxOptions&, const Context<Cpu>&);
 ESPALIER_INSTANTIATE(float, float)
 ESPALIER_INSTANTIATE(const float, float)
 ESPALIER_INSTANTIATE(double, double)

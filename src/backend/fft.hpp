@@ -42,7 +42,8 @@ class ToeplitzFft {
   Buffer<T, B> spectrum(const double* table) const;
 
   // y = M x, or Mᵀ x.
-  void multiply(const T* spectrum, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const;
+  void multiply(const T* spectrum, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose,
+                const Context<B>& context) const;
   // Y = (M ∘ A Bᵀ) X and its row sums (transpose: with Mᵀ). Columns b_jr x_jk are made while loading, contracted while storing.
   void multiply_low_rank(const T* spectrum, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                          const Context<B>& context) const;
@@ -51,7 +52,8 @@ class ToeplitzFft {
   void multiply_low_rank_vjp(const T* spectrum, const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                              const LowRankGradients<T, B>& gradients, T* table_bar, const Context<B>& context) const;
   // table_bar[o] += sum_{i - j = o} sum_c y_bar_ic x_jc, gathered in the frequency domain: one inverse transform at the end.
-  void add_table_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar, T* table_bar, const Context<B>& context) const;
+  void add_table_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar, T* table_bar,
+                          const Context<B>& context) const;
 
  private:
   struct State;

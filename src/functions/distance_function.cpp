@@ -45,7 +45,9 @@ namespace {
 using State = DistanceFunction::State;
 using Parameters = std::span<const double>;
 
-std::vector<double> to_vector(Parameters p) { return {p.begin(), p.end()}; }
+std::vector<double> to_vector(Parameters p) {
+  return {p.begin(), p.end()};
+}
 
 // sum_k c[k] d^k by Horner's rule.
 double polynomial(const std::vector<double>& c, double d) {
@@ -55,10 +57,13 @@ double polynomial(const std::vector<double>& c, double d) {
 }
 
 bool zero_from(const std::vector<double>& c, std::size_t first) {
-  return std::all_of(c.begin() + static_cast<std::ptrdiff_t>(std::min(first, c.size())), c.end(), [](double v) { return v == 0; });
+  return std::all_of(c.begin() + static_cast<std::ptrdiff_t>(std::min(first, c.size())), c.end(),
+                     [](double v) { return v == 0; });
 }
 
-double coefficient(const std::vector<double>& c, std::size_t k) { return k < c.size() ? c[k] : 0.0; }
+double coefficient(const std::vector<double>& c, std::size_t k) {
+  return k < c.size() ? c[k] : 0.0;
+}
 
 class ExponentialState final : public State {
  public:
@@ -205,8 +210,12 @@ DistanceFunction::DistanceFunction(FunctionTable f) : state_(std::make_shared<Fu
 DistanceFunction::DistanceFunction(Callable f) : state_(std::make_shared<CallableState>(std::move(f))) {}
 DistanceFunction::DistanceFunction(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 
-double DistanceFunction::operator()(double distance) const { return state_->value(distance); }
-std::span<const double> DistanceFunction::parameters() const { return state_->parameters(); }
+double DistanceFunction::operator()(double distance) const {
+  return state_->value(distance);
+}
+std::span<const double> DistanceFunction::parameters() const {
+  return state_->parameters();
+}
 double DistanceFunction::derivative(std::size_t parameter, double distance) const {
   if (parameter >= state_->parameters().size()) {
     throw ValueError(state_->name() + ": no parameter " + std::to_string(parameter) + ", it has " +
@@ -221,9 +230,15 @@ DistanceFunction DistanceFunction::with_parameters(std::span<const double> param
   }
   return state_->with(parameters);
 }
-std::optional<ExponentialForm> DistanceFunction::exponential_form() const { return state_->exponential_form(); }
-std::string DistanceFunction::name() const { return state_->name(); }
-double DistanceFunction::last_integer() const { return state_->last_integer(); }
+std::optional<ExponentialForm> DistanceFunction::exponential_form() const {
+  return state_->exponential_form();
+}
+std::string DistanceFunction::name() const {
+  return state_->name();
+}
+double DistanceFunction::last_integer() const {
+  return state_->last_integer();
+}
 
 namespace {
 

@@ -245,8 +245,8 @@ void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const Low
   const bool learns = gradients.parameters && gradients.parameters.size > 0;
   backend::Buffer<T, B> table_bar(learns ? state_->table_size : 0);
   if (learns) backend::fill(table_bar.matrix(1, state_->table_size), T(0), context);
-  state_->fft().multiply_low_rank_vjp(values_->spectrum(*state_), in, cotangents, gradients, learns ? table_bar.data() : nullptr,
-                                      context);
+  state_->fft().multiply_low_rank_vjp(values_->spectrum(*state_), in, cotangents, gradients,
+                                      learns ? table_bar.data() : nullptr, context);
   if (learns) fold_entries_gradient(table_bar.data(), gradients.parameters);
 }
 

@@ -113,7 +113,8 @@ static_assert(static_cast<int>(Distance::l1) == 0 && static_cast<int>(Distance::
 
 }  // namespace
 
-std::vector<double> grid_function_table(const std::vector<Index>& sizes, const DistanceFunction& f, Distance distance, bool causal) {
+std::vector<double> grid_function_table(const std::vector<Index>& sizes, const DistanceFunction& f, Distance distance,
+                                        bool causal) {
   if (distance == Distance::offset && sizes.size() != 1) {
     throw ValueError("GridMask: the distance 'offset' is for one axis, got " + std::to_string(sizes.size()) +
                      "; use l1, l2, max or a table");
@@ -127,7 +128,8 @@ std::vector<double> grid_function_table(const std::vector<Index>& sizes, const D
       value[c] = f(classes.distance[c]);
       known[c] = true;
       if (!std::isfinite(value[c])) {
-        throw ValueError("GridMask: the function " + f.name() + " is not finite at distance " + std::to_string(classes.distance[c]));
+        throw ValueError("GridMask: the function " + f.name() + " is not finite at distance " +
+                         std::to_string(classes.distance[c]));
       }
     }
     table[position] = value[c];
@@ -222,7 +224,8 @@ std::vector<MaskPointer<T>> build_grid(FormArguments& arguments) {
     throw ValueError(table ? "grid: --function and --table exclude each other" : "grid: --function or --table is needed");
   }
   if (function) {
-    return {std::make_shared<GridMask<T>>(sizes, *function, parse_distance(arguments.text("distance").value_or("l1")), options)};
+    return {
+        std::make_shared<GridMask<T>>(sizes, *function, parse_distance(arguments.text("distance").value_or("l1")), options)};
   }
   (void)grid_length(sizes);
   std::vector<Index> expected;
@@ -230,7 +233,8 @@ std::vector<MaskPointer<T>> build_grid(FormArguments& arguments) {
   const bool heads = table->shape.size() == sizes.size() + 1;
   const std::vector<Index> own(table->shape.begin() + (heads ? 1 : 0), table->shape.end());
   if (own != expected) {
-    throw ShapeError("--table", shape_text(table->shape), shape_text(expected) + " (or one table a head: H x " + shape_text(expected) + ")");
+    throw ShapeError("--table", shape_text(table->shape),
+                     shape_text(expected) + " (or one table a head: H x " + shape_text(expected) + ")");
   }
   const auto size = static_cast<std::size_t>(grid_table_size(sizes));
   std::vector<MaskPointer<T>> masks;
@@ -248,9 +252,10 @@ MaskForm grid_form() {
   form.kind = "grid";
   form.operand = "N1xN2x...";
   form.help = "block-Toeplitz on a grid, index order row-major: a function of the distance or a table of offsets";
-  form.flags = {{"function", "F", "expression in d, or table:FILE.npy"},
-                {"distance", "l1|l2|max|offset", "distance of the offset i - j; offset: i - j itself, one axis only (default l1)"},
-                {"table", "T.npy", "entries by offset, (2N1-1) x ...; with a leading H one table a head"}};
+  form.flags = {
+      {"function", "F", "expression in d, or table:FILE.npy"},
+      {"distance", "l1|l2|max|offset", "distance of the offset i - j; offset: i - j itself, one axis only (default l1)"},
+      {"table", "T.npy", "entries by offset, (2N1-1) x ...; with a leading H one table a head"}};
   form.build_float = build_grid<float>;
   form.build_double = build_grid<double>;
   form.grid_sizes = [](FormArguments& arguments) { return parse_sizes(arguments.operand()); };

@@ -26,7 +26,8 @@ GridKeys grid_keys(const std::vector<Index>& sizes);
 
 // f at the distance of every offset; with causal set offsets with j > i are 0 and f is not called for distances that only they
 // have. Errors: ValueError where f is not finite, and for Distance::offset on more than one axis.
-std::vector<double> grid_function_table(const std::vector<Index>& sizes, const DistanceFunction& f, Distance distance, bool causal);
+std::vector<double> grid_function_table(const std::vector<Index>& sizes, const DistanceFunction& f, Distance distance,
+                                        bool causal);
 // parameter_bar[p] += sum_o table_bar[o] df/dp(distance of o), offsets as above.
 void fold_grid_gradient(const std::vector<Index>& sizes, const DistanceFunction& f, Distance distance, bool causal,
                         std::span<const double> table_bar, std::span<double> parameter_bar);

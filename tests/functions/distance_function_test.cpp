@@ -41,7 +41,8 @@ std::vector<Case> cases() {
 const double kDistances[] = {0, 0.5, 1, 2, 3.25, 7, 20};
 
 bool is_exponential(const std::optional<ExponentialForm>& e, double factor, double slope) {
-  return e && std::abs(e->factor - factor) <= 1e-12 * std::abs(factor) && std::abs(e->slope - slope) <= 1e-13 * (1 + std::abs(slope));
+  return e && std::abs(e->factor - factor) <= 1e-12 * std::abs(factor) &&
+         std::abs(e->slope - slope) <= 1e-13 * (1 + std::abs(slope));
 }
 
 }  // namespace

@@ -65,6 +65,13 @@ double from_table(const Sizes& sizes, std::span<const double> table, const std::
   return table[static_cast<std::size_t>(at)];
 }
 
+bool has_fft() {
+  GridOptions options;
+  const GridMask<float> mask({4}, std::vector<double>(7, 1.0), options);
+  const auto engines = mask.engines({.columns = 1});
+  return std::any_of(engines.begin(), engines.end(), [](const Report& r) { return r.engine == "fft"; });
+}
+
 // No symmetry at all: every offset its own random number.
 std::vector<double> random_table(const Sizes& sizes, std::uint64_t seed) {
   const Random random(seed);
@@ -73,8 +80,6 @@ std::vector<double> random_table(const Sizes& sizes, std::uint64_t seed) {
   return t;
 }
 
-// The FFT sums P = prod p_t products in log2 P stages of rounding; the error relative to || |M||X| || grows like eps log2 P
-// when M has one sign and by the ratio ||M||_F-like / row sums otherwise: 20 eps covers the house's bounds 1e-6 and 1e-12.
 template <class T>
 MaskCase<T> table_case(const Sizes& sizes, bool causal, std::uint64_t seed = 7) {
   MaskCase<T> c;
@@ -133,13 +138,6 @@ std::vector<T> random_values(Index size, std::uint64_t seed) {
   return v;
 }
 
-bool has_fft() {
-  GridOptions options;
-  const GridMask<float> mask({4}, std::vector<double>(7, 1.0), options);
-  const auto engines = mask.engines({.columns = 1});
-  return std::any_of(engines.begin(), engines.end(), [](const Report& r) { return r.engine == "fft"; });
-}
-
 template <class T>
 GridMask<T> forced(const Sizes& sizes, std::span<const double> table, const std::string& engine, bool causal = false) {
   GridOptions options;
@@ -151,29 +149,40 @@ GridMask<T> forced(const Sizes& sizes, std::span<const double> table, const std:
 }  // namespace
 
 TEST_CASE_TEMPLATE("laws: free tables", T, float, double) {
-  for (const Sizes& sizes : {Sizes{1}, Sizes{1, 1, 1}, Sizes{2}, Sizes{31}, Sizes{101}, Sizes{1, 13}, Sizes{13, 1}, Sizes{3, 8},
-                             Sizes{8, 13}, Sizes{2, 3, 4}, Sizes{2, 3, 1, 2, 2}}) {
+  for (const Sizes& sizes : {Sizes{1}, Sizes{1, 1, 1}, Sizes{1, 13}, Sizes{31}, Sizes{101}, Sizes{8, 5}, Sizes{2, 3, 1, 4}}) {
     check_mask_laws(table_case<T>(sizes, false));
   }
 }
 
 TEST_CASE_TEMPLATE("laws: causal tables", T, float, double) {
-  for (const Sizes& sizes : {Sizes{1}, Sizes{64}, Sizes{7, 5}, Sizes{2, 3, 3}}) check_mask_laws(table_case<T>(sizes, true));
+  for (const Sizes& sizes : {Sizes{1}, Sizes{13}, Sizes{7, 5}}) {
+    auto tiles = table_case<T>(sizes, true);
+    tiles.mask = tiles.with_engine("direct");
+    auto fft = tiles;
+    tiles.with_engine = {};
+    check_mask_laws(tiles);
+    if (!has_fft()) continue;
+    fft.mask = fft.with_engine("fft");
+    fft.with_engine = {};
+    // The FFT's error is relative to the whole table. A late spike meets a column of few entries, and its norm, which is what
+    // the error is divided by, is small: 20 eps sqrt(log2 P), P < 2^9.
+    if (sizeof(T) == 4) fft.product_bound = 20 * 1.2e-7 * 3;
+    check_mask_laws(fft);
+  }
 }
 
 TEST_CASE_TEMPLATE("laws: functions of the distance", T, float, double) {
   const DistanceFunction f = DampedCosine{0.7, 0.2, 1.3};
-  check_mask_laws(function_case<T>({7, 9}, f, Distance::l1));
-  check_mask_laws(function_case<T>({5, 8}, Gaussian{3, 0.9}, Distance::l2));
-  check_mask_laws(function_case<T>({4, 3, 5}, Exponential{0.3, 2}, Distance::max));
-  check_mask_laws(function_case<T>({41}, ExponentiatedPolynomial{{0.1, 0.03, -0.002}}, Distance::offset));
-  check_mask_laws(function_case<T>({5, 6}, Rational{2, 1.5, 1}, Distance::l1, true));
-  check_mask_laws(function_case<T>({6, 4}, FunctionTable{{5, 4, 3, 2.5, 2, -1, 1, 0.5, 0.25}}, Distance::l1));
+  check_mask_laws(function_case<T>({4, 7}, f, Distance::l1));
+  check_mask_laws(function_case<T>({5, 3}, Gaussian{3, 0.9}, Distance::l2));
+  check_mask_laws(function_case<T>({2, 3, 3}, Exponential{0.3, 2}, Distance::max));
+  check_mask_laws(function_case<T>({19}, ExponentiatedPolynomial{{0.1, 0.03, -0.002}}, Distance::offset));
+  check_mask_laws(function_case<T>({3, 4}, Rational{2, 1.5, 1}, Distance::l1, true));
+  check_mask_laws(function_case<T>({3, 4}, FunctionTable{{5, 4, 3, 2.5, 2, -1}}, Distance::l1));
 }
 
-TEST_CASE_TEMPLATE("laws: three levels, 5 x 7 x 11", T, float, double) {
-  // Parameter gradients by differences would take 2457 references of 385 x 385: a function has three.
-  check_mask_laws(function_case<T>({5, 7, 11}, DampedCosine{0.4, 0.1, 1}, Distance::l2));
+TEST_CASE("laws: three levels") {
+  check_mask_laws(function_case<double>({3, 5, 4}, DampedCosine{0.4, 0.1, 1}, Distance::l2));
 }
 
 TEST_CASE_TEMPLATE("three levels, 5 x 7 x 11, free asymmetric table, both engines and the table gradient", T, float, double) {
@@ -283,7 +292,8 @@ TEST_CASE("with_parameters shares structure, changes the values and leaves the o
   }
 }
 
-TEST_CASE_TEMPLATE("the fft engine agrees with the slow loop where columns are split into slices and blocks", T, float, double) {
+TEST_CASE_TEMPLATE("the fft engine agrees with the slow loop where columns are split into slices and blocks", T, float,
+                   double) {
   if (!has_fft()) return;
   const Index length = 50, m = 37, c = 2;
   const auto table = random_table({length}, 11);
@@ -300,8 +310,11 @@ TEST_CASE_TEMPLATE("the fft engine agrees with the slow loop where columns are s
     mask.multiply_low_rank(in, {{y.data(), length, c}, {r.data(), length}}, context);
     std::vector<T> a_bar(a.size()), b_bar(b.size()), x_bar(x.size()), t_bar(table.size());
     mask.multiply_low_rank_vjp(in, {{y_bar.data(), length, c}, {r_bar.data(), length}},
-                               {{a_bar.data(), length, m}, {b_bar.data(), length, m}, {x_bar.data(), length, c},
-                                {t_bar.data(), static_cast<Index>(t_bar.size())}}, context);
+                               {{a_bar.data(), length, m},
+                                {b_bar.data(), length, m},
+                                {x_bar.data(), length, c},
+                                {t_bar.data(), static_cast<Index>(t_bar.size())}},
+                               context);
     double error = 0, scale = 0, a_error = 0, a_scale = 0, t_error = 0, t_scale = 0;
     std::vector<double> t_exact(table.size());
     for (Index i = 0; i < length; ++i) {
@@ -341,7 +354,8 @@ TEST_CASE_TEMPLATE("the fft engine agrees with the slow loop where columns are s
 TEST_CASE("several tables, one a head, are independent masks") {
   const Sizes sizes = {3, 3};
   std::vector<std::shared_ptr<const Mask<float>>> heads;
-  for (std::uint64_t h = 0; h < 3; ++h) heads.push_back(std::make_shared<GridMask<float>>(sizes, std::span<const double>(random_table(sizes, h))));
+  for (std::uint64_t h = 0; h < 3; ++h)
+    heads.push_back(std::make_shared<GridMask<float>>(sizes, std::span<const double>(random_table(sizes, h))));
   const auto x = random_values<float>(9, 1);
   for (std::uint64_t h = 0; h < 3; ++h) {
     const auto table = random_table(sizes, h);
@@ -391,10 +405,12 @@ TEST_CASE("errors") {
     CHECK_THROWS_AS(GridMask<float>({4}, std::span<const double>(table)), ValueError);  // 1e300 is infinite in float
     CHECK_THROWS_AS((void)GridMask<float>({4}, std::span<const double>(seven)).with_parameters(table), ValueError);
   }
-  CHECK_THROWS_AS((void)GridMask<float>({4}, std::span<const double>(seven)).with_parameters(std::vector<double>(6)), ShapeError);
+  CHECK_THROWS_AS((void)GridMask<float>({4}, std::span<const double>(seven)).with_parameters(std::vector<double>(6)),
+                  ShapeError);
   // Sizes whose product, or whose table, overflows.
   const Index big = std::numeric_limits<Index>::max();
-  for (const Sizes& sizes : {Sizes{big}, Sizes{big / 2 + 1}, Sizes{Index{1} << 31}, Sizes{65536, 65536, 65536}, Sizes{40000, 40000}}) {
+  for (const Sizes& sizes :
+       {Sizes{big}, Sizes{big / 2 + 1}, Sizes{Index{1} << 31}, Sizes{65536, 65536, 65536}, Sizes{40000, 40000}}) {
     CHECK_THROWS_AS(GridMask<float>(sizes, std::span<const double>(seven)), ValueError);
     CHECK_THROWS_AS(GridMask<float>(sizes, Exponential{}), ValueError);
   }

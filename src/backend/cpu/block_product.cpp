@@ -8,6 +8,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "backend/cpu/dispatch.hpp"
+
 #include "backend/cpu/register_tile-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -19,7 +21,7 @@ template <int R, class T>
 HWY_INLINE void one_tile(Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_step, T* c, Index c_step,
                          bool add) {
   const Wide<T> d;
-  Accumulator<T, R> acc;
+  Accumulator<T, R, 2> acc;
   clear(acc);
   multiply_accumulate(depth, a, a_row, a_step, b, b_step, acc);
 #pragma GCC unroll 12
@@ -72,12 +74,12 @@ HWY_EXPORT(block_product_double);
 template <>
 void block_product(Index rows, Index cols, Index depth, const float* a, Index a_row, Index a_step, const float* b, Index b_step,
                    float* c, Index c_step, bool add) {
-  HWY_DYNAMIC_DISPATCH(block_product_float)(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
+  ESPALIER_DISPATCH(block_product_float)(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
 }
 template <>
 void block_product(Index rows, Index cols, Index depth, const double* a, Index a_row, Index a_step, const double* b,
                    Index b_step, double* c, Index c_step, bool add) {
-  HWY_DYNAMIC_DISPATCH(block_product_double)(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
+  ESPALIER_DISPATCH(block_product_double)(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
 }
 
 }  // namespace espalier::backend

@@ -66,7 +66,8 @@ std::size_t toeplitz_fft_bytes(const std::vector<Index>& sizes, Index columns, I
   Index length = 1;
   for (const Index n : sizes) length *= n;
   const Index pairs = (columns + 2) / 2;
-  const Index work = element == sizeof(float) ? GridTransform<float>::scratch_size(sizes) : GridTransform<double>::scratch_size(sizes);
+  const Index work =
+      element == sizeof(float) ? GridTransform<float>::scratch_size(sizes) : GridTransform<double>::scratch_size(sizes);
   const Index at_once = pairs_at_once(length, element);
   const Index tasks = rank > 0 ? std::max(pairs, 2 * kSlices) : (pairs + at_once - 1) / at_once;
   const Index worker = work + length * (rank > 0 ? 3 : at_once) + 4096;
@@ -460,8 +461,9 @@ void write_columns(const T* feature_major, Index first, Index count, MatrixView<
 
 template <class T, class B>
 void ToeplitzFft<T, B>::multiply_low_rank_vjp(const T* spectrum, const LowRankInputs<T, B>& in,
-                                              const LowRankCotangents<T, B>& cotangents, const LowRankGradients<T, B>& gradients,
-                                              T* table_bar, const Context<B>& context) const {
+                                              const LowRankCotangents<T, B>& cotangents,
+                                              const LowRankGradients<T, B>& gradients, T* table_bar,
+                                              const Context<B>& context) const {
   const GridTransform<T>& t = state_->transform;
   const Index length = t.points(), m = in.a.cols;
   // Row sums are one more column: of ones in X, with cotangent row_sum_bar.

@@ -8,6 +8,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "backend/cpu/dispatch.hpp"
+
 HWY_BEFORE_NAMESPACE();
 namespace espalier::backend {
 namespace HWY_NAMESPACE {
@@ -157,9 +159,8 @@ void add_scaled(const T* HWY_RESTRICT z, const T* HWY_RESTRICT scale, Index coun
   const Wide<T> d;
   const Index step = lanes<T>();
   const Spread<T> spread;
-  const auto add = [&](Index at, auto s) HWY_ATTR {
-    hn::StoreU(hn::MulAdd(s, hn::LoadU(d, z + at), hn::LoadU(d, out + at)), d, out + at);
-  };
+  const auto add = [&](Index at, auto s)
+                       HWY_ATTR { hn::StoreU(hn::MulAdd(s, hn::LoadU(d, z + at), hn::LoadU(d, out + at)), d, out + at); };
   for (; j + step <= count; j += step) {
     const auto s = hn::LoadU(d, scale + j);
     add(2 * j, hn::TableLookupLanes(s, spread.low));
@@ -189,8 +190,12 @@ template <class T>
 FftKernels<T> kernels() {
   return {load<T>, store<T>, multiply<T>, correlate<T>, add_scaled<T>, add_componentwise<T>};
 }
-FftKernels<float> kernels_float() { return kernels<float>(); }
-FftKernels<double> kernels_double() { return kernels<double>(); }
+FftKernels<float> kernels_float() {
+  return kernels<float>();
+}
+FftKernels<double> kernels_double() {
+  return kernels<double>();
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace espalier::backend
@@ -204,11 +209,11 @@ HWY_EXPORT(kernels_double);
 
 template <>
 FftKernels<float> fft_kernels<float>() {
-  return HWY_DYNAMIC_DISPATCH(kernels_float)();
+  return ESPALIER_DISPATCH(kernels_float)();
 }
 template <>
 FftKernels<double> fft_kernels<double>() {
-  return HWY_DYNAMIC_DISPATCH(kernels_double)();
+  return ESPALIER_DISPATCH(kernels_double)();
 }
 
 }  // namespace espalier::backend

@@ -102,9 +102,9 @@ int to_int(Index n) {
 template <class T>
 struct GridTransform<T>::Axis {
   Index n, h, stride;
-  Index rows;              // lines forward, rows of n numbers
-  Index batch;             // rows a block
-  std::vector<T> twiddle;  // e^{-pi i j / h}, j < n
+  Index rows;               // lines forward, rows of n numbers
+  Index batch;              // rows a block
+  std::vector<T> twiddle;   // e^{-pi i j / h}, j < n
   Plan<T> one[2], many[2];  // [forward, backward]; many: 2 batch half-lines
 };
 
@@ -152,7 +152,8 @@ GridTransform<T>::GridTransform(const std::vector<Index>& sizes, bool measure) :
     for (const int direction : {0, 1}) {
       const int sign = direction == 0 ? FFTW_FORWARD : FFTW_BACKWARD;
       const auto plan = [&](int lines_at_once) {
-        return Plan<T>(Fftw<T>::plan_many(1, &length, lines_at_once, z, nullptr, 1, distance, z, nullptr, 1, distance, sign, effort));
+        return Plan<T>(
+            Fftw<T>::plan_many(1, &length, lines_at_once, z, nullptr, 1, distance, z, nullptr, 1, distance, sign, effort));
       };
       axis.one[direction] = plan(1);
       if (axis.batch > 1) axis.many[direction] = plan(static_cast<int>(2 * axis.batch));
@@ -276,7 +277,8 @@ void GridTransform<T>::inverse(T* spectrum, T* x, Scratch& scratch) const {
       for (const Index half : {Index{0}, Index{1}}) {
         if (s == 0) break;
         const T* from = scratch.stages[s - 1].data();
-        transpose_in(from + 2 * (half * axis.h * axis.rows + r0), axis.rows, rows, axis.h, lines + 2 * half * axis.stride, line);
+        transpose_in(from + 2 * (half * axis.h * axis.rows + r0), axis.rows, rows, axis.h, lines + 2 * half * axis.stride,
+                     line);
       }
       transform_lines(axis, rows, true, lines);
       for (Index r = 0; r < rows; ++r) {

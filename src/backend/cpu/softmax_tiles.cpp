@@ -115,7 +115,7 @@ class SoftmaxForward {
     for (Index c = 0; c < values_; c += kRows) {
       with_tile_rows(values_ - c, [&](auto height) HWY_ATTR {
         constexpr int R = height();
-        Accumulator<T, R> acc;
+        Accumulator<T, R, 2> acc;
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -137,7 +137,7 @@ class SoftmaxForward {
   template <int R, bool kBias, bool kGeneral>
   HWY_INLINE void score_tile(Index p, Index j, Index n, const PanelRules<T>& rules, hn::Vec<Wide<T>> (&most)[2]) {
     const Wide<T> d;
-    Accumulator<T, R> acc;
+    Accumulator<T, R, 2> acc;
     clear(acc);
     multiply_accumulate(depth_, keys_.data() + j * depth_, 1, R, queries_.data() + p * depth_ * kPanel<T>, kPanel<T>, acc);
     const Index rows = std::min<Index>(R, n - j);

@@ -60,7 +60,7 @@ class TopKScan {
   template <int R>
   HWY_INLINE void scan_tile(Index first, Index j, Index rows, const T* keys) {
     const Wide<T> d;
-    Accumulator<T, R> acc;
+    Accumulator<T, R, 2> acc;
     clear(acc);
     multiply_accumulate(depth_, keys, 1, R, queries_.data() + first * depth_, kPanel<T>, acc);
     const auto limit0 = hn::LoadU(d, lists_.thresholds() + first);
