@@ -208,9 +208,10 @@ std::vector<Report> TreeDistanceMask<T, B>::candidates(Shape shape) const {
     const double moved = (6 + 3 * light + (shape.rank > 0 ? 4 : 0)) * static_cast<double>(element);
     const bool in_cache = nodes * 3 * static_cast<double>(element) * std::min(columns, 32.0) < 1e6;
     r.bytes = moved * nodes * columns;
-    // Measured: 0.5 ns a node and column where all is in cache, a chain of 20 ns a node and panel of 32 columns.
+    // CPU time of one core (shared machine, so upper figures): 0.85 to 0.95 ns a node and column for 10^4 nodes x 16 columns in
+    // cache; a single column is held up by its chain of dependent steps, 7 to 11 ns a node.
     const double panels = std::ceil(columns / 32);
-    r.predicted_seconds = cost.call_seconds + std::max(0.5e-9 * nodes * columns, 20e-9 * nodes * panels) +
+    r.predicted_seconds = cost.call_seconds + std::max(0.9e-9 * nodes * columns, 10e-9 * nodes * panels) +
                           (in_cache ? 0 : r.bytes / cost.bandwidth);
     r.extra_bytes = (shape.rank > 0 ? scratch : 0) +
                     std::max(backend::tree_sweep_bytes<T, B>(forest, state_->between != 0, widest, scratch),

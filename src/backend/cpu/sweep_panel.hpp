@@ -9,7 +9,7 @@ namespace espalier::backend {
 inline constexpr Index sweep_levels = 33;    // slots of unfinished nodes: levels 0 .. 31, and one to spare
 inline constexpr Index sweep_panel = 32;     // columns of a product's panel: 128 bytes of float, two cache lines a row
 inline constexpr Index gradient_panel = 16;  // the gradient keeps four rows a node and panel
-inline constexpr Index sweep_prefetch = 12;  // rows ahead: 12 x 20 cycles cover a miss to main memory
+inline constexpr Index sweep_prefetch = 12;  // rows ahead that are fetched; chosen, not tuned
 
 // One panel of one operand: rows by node, except `suffix` (by light child, position order).
 template <class T>
