@@ -16,6 +16,8 @@ Interrupts::Interrupts() {
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
+  // A shell's background jobs begin with SIGINT ignored, and ignored signals never arrive, blocked or not.
+  signal(SIGINT, SIG_DFL);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);  // inherited by every thread made later
   signal(SIGPIPE, SIG_IGN);                   // a closed standard output must not cost the files
   std::thread([this] { watch(); }).detach();
