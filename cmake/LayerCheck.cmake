@@ -16,6 +16,8 @@ set(rooms core functions graphs search io masks attention models)
 set(backend_core backend views entries low_rank context error progress random)
 # Files at the top of include/espalier that anybody may include.
 set(top_headers version.hpp)
+# Attention without a mask is attention with the mask of ones: the one mask that attention names.
+set(attention_extra masks/ones.hpp)
 set(findings "")
 
 # Files without a room (tools, tests, examples, benchmarks) may include every public header.
@@ -29,8 +31,8 @@ function(check_public_include file line path room)
     endif()
   elseif(room AND NOT path IN_LIST top_headers)
     string(REGEX REPLACE "/.*" "" target "${path}")
-    if(NOT target STREQUAL room AND NOT target IN_LIST ${room}_may)
-      string(APPEND findings "${file}: ${line}: ${room} may include only: ${room} ${${room}_may}\n")
+    if(NOT target STREQUAL room AND NOT target IN_LIST ${room}_may AND NOT path IN_LIST ${room}_extra)
+      string(APPEND findings "${file}: ${line}: ${room} may include only: ${room} ${${room}_may} ${${room}_extra}\n")
     endif()
   endif()
   set(findings "${findings}" PARENT_SCOPE)
