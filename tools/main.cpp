@@ -64,7 +64,8 @@ int run_main(int argc, char** argv) {
   CLI::App app("Structured attention masks with fast products: grids, trees, graph diffusion.", "espalier");
   app.set_version_flag("--version", std::string("espalier ") + ESPALIER_VERSION);
   app.footer("espalier COMMAND --help lists a command's flags with examples.");
-  const std::vector<Command> commands = {multiply_command(), attend_command(), top_k_command(), row_command(), info_command(), demo_command()};
+  const std::vector<Command> commands = {multiply_command(), attend_command(), top_k_command(),
+                                         row_command(),      info_command(),   demo_command()};
   std::vector<CLI::App*> apps;
   std::vector<Flags> declared;
   for (const Command& command : commands) {
@@ -78,6 +79,15 @@ int run_main(int argc, char** argv) {
     for (const auto& later : later_commands()) {
       if (later.name == argv[1]) return fail(2, later.name + ": is not available yet (" + later.what + ")");
     }
+  }
+  if (argc > 1 && argv[1][0] != '-') {
+    std::string known;
+    bool found = false;
+    for (const Command& command : commands) {
+      known += (known.empty() ? "" : ", ") + command.name;
+      found = found || command.name == argv[1];
+    }
+    if (!found) return fail(2, std::string(argv[1]) + ": no command (expected one of " + known + ")");
   }
   std::string chosen;
   try {
