@@ -30,7 +30,10 @@ void AttentionRun<T>::softmax() {
     reserve_parameters(b ? &*b : nullptr, "bias-table-gradient", paths_.bias_table_gradient, bias_parameter_bar_);
   }
   run_.flags.check_all_used();
-  if (m) need_entries(run_, *m, "mask");
+  if (m) {
+    need_entries(run_, *m, "mask");
+    need_non_negative(run_, *m);
+  }
   if (b) need_entries(run_, *b, "bias");
   const HeadMasks<T> masks = m ? HeadMasks<T>(m->heads) : HeadMasks<T>();
   const HeadMasks<T> bias = b ? HeadMasks<T>(b->heads) : HeadMasks<T>();

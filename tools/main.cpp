@@ -80,6 +80,15 @@ int run_main(int argc, char** argv) {
       if (later.name == argv[1]) return fail(2, later.name + ": is not available yet (" + later.what + ")");
     }
   }
+  if (argc > 1 && argv[1][0] != '-') {
+    std::string known;
+    bool found = false;
+    for (const Command& command : commands) {
+      known += (known.empty() ? "" : ", ") + command.name;
+      found = found || command.name == argv[1];
+    }
+    if (!found) return fail(2, std::string(argv[1]) + ": no command (expected one of " + known + ")");
+  }
   std::string chosen;
   try {
     app.require_subcommand(1);

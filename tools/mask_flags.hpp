@@ -62,6 +62,11 @@ void make_causal(Run& run, BuiltMask<T>& m, Index shift);
 template <class T>
 void need_entries(Run& run, BuiltMask<T>& m, const std::string& flag);
 
+// Softmax multiplies by its mask: FlagError where an entry is below 0. Cost: the table's size, or all entries where there is
+// none.
+template <class T>
+void need_non_negative(Run& run, const BuiltMask<T>& m);
+
 // The engine that will run, with the flag in front of its error text.
 template <class T>
 Report chosen_engine(Run& run, const Mask<T>& mask, Shape shape);

@@ -150,8 +150,8 @@ void write_mask_files(const Folder& folder) {
               "%%MatrixMarket matrix coordinate real symmetric\n6 6 6\n2 1 1.5\n3 2 0.5\n3 1 2\n4 3 1\n2 2 0.25\n5 4 1\n");
   folder.text("graph.graph", "6 6 1\n2 1.5 3 2\n1 1.5 3 0.5 2 0.25\n2 0.5 1 2 4 1\n3 1 5 1\n4 1\n\n");
   folder.array("dense.npy", {5, 5}, numbers(25, 1));
-  folder.array("f.npy", {5, 2}, numbers(10, 2));
-  folder.array("g.npy", {5, 2}, numbers(10, 3));
+  folder.array("left.npy", {5, 2}, numbers(10, 2));
+  folder.array("right.npy", {5, 2}, numbers(10, 3));
   folder.array("table1.npy", {9}, numbers(9, 4));
   folder.array("table2.npy", {3, 5}, numbers(15, 5));
   folder.array<double>("values.npy", {8}, {1, 0.5, -0.25, 0.125, 3, 2, 1, 0});
@@ -177,10 +177,10 @@ std::vector<MaskCase> mask_cases() {
   const auto at = [](const Vector& v, Index p) { return v[static_cast<std::size_t>(p)]; };
   cases.push_back({"ones", make(5, [](Index, Index) { return 1.0; })});
   cases.push_back({"dense:dense.npy", Matrix{5, dense}});
-  cases.push_back({"low-rank:f.npy", make(5, [&](Index i, Index j) {
+  cases.push_back({"low-rank:left.npy", make(5, [&](Index i, Index j) {
                      return at(f, 2 * i) * at(f, 2 * j) + at(f, 2 * i + 1) * at(f, 2 * j + 1);
                    })});
-  cases.push_back({"low-rank:f.npy,g.npy", make(5, [&](Index i, Index j) {
+  cases.push_back({"low-rank:left.npy,right.npy", make(5, [&](Index i, Index j) {
                      return at(f, 2 * i) * at(g, 2 * j) + at(f, 2 * i + 1) * at(g, 2 * j + 1);
                    })});
   cases.push_back(
