@@ -4,7 +4,7 @@
 
 #include <espalier/core/error.hpp>
 
-#include "../../examples/circulant_mask.hpp"
+#include "circulant_mask.hpp"
 #include "support/composed_samples.hpp"
 
 namespace es = espalier;
