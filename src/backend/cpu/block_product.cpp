@@ -71,16 +71,18 @@ namespace espalier::backend {
 HWY_EXPORT(block_product_float);
 HWY_EXPORT(block_product_double);
 
-template <>
-void block_product(Index rows, Index cols, Index depth, const float* a, Index a_row, Index a_step, const float* b, Index b_step,
-                   float* c, Index c_step, bool add) {
-  ESPALIER_DISPATCH(block_product_float)(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
+// Instantiated, not specialised: g++ gives explicit specialisations default visibility in spite of -fvisibility=hidden.
+template <class T>
+void block_product(Index rows, Index cols, Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_step, T* c,
+                   Index c_step, bool add) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    ESPALIER_DISPATCH(block_product_float)(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
+  } else {
+    ESPALIER_DISPATCH(block_product_double)(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
+  }
 }
-template <>
-void block_product(Index rows, Index cols, Index depth, const double* a, Index a_row, Index a_step, const double* b,
-                   Index b_step, double* c, Index c_step, bool add) {
-  ESPALIER_DISPATCH(block_product_double)(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
-}
+template void block_product(Index, Index, Index, const float*, Index, Index, const float*, Index, float*, Index, bool);
+template void block_product(Index, Index, Index, const double*, Index, Index, const double*, Index, double*, Index, bool);
 
 }  // namespace espalier::backend
 #endif  // HWY_ONCE
