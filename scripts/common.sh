@@ -24,7 +24,7 @@ need_packages() {
     fi
   fi
   say "installing ${missing[*]}"
-  "${as[@]}" apt-get update -q >/dev/null
+  "${as[@]+"${as[@]}"}" apt-get update -q >/dev/null
   DEBIAN_FRONTEND=noninteractive "${as[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
 }
 

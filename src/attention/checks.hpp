@@ -12,7 +12,8 @@
 namespace espalier {
 
 inline std::string shape_text(Index b, Index h, Index l, Index d) {
-  return "[" + std::to_string(b) + ", " + std::to_string(h) + ", " + std::to_string(l) + ", " + std::to_string(d) + "]";
+  return std::string("[") + std::to_string(b) + ", " + std::to_string(h) + ", " + std::to_string(l) + ", " + std::to_string(d) +
+         "]";
 }
 
 template <class T, class B>

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <espalier/attention/masked_linear.hpp>
 #include <espalier/core/error.hpp>
+#include <espalier/masks/ones.hpp>
 
 #include "attention/heads.hpp"
 #include "backend/tiles.hpp"
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 namespace espalier {
@@ -23,24 +25,22 @@ void check_options(const LinearOptions& o, const AttentionSizes& s) {
   check_key_counts(o.key_counts, s);
 }
 
-// The product of one head, whatever its mask: the mask's own, or tiles over ones or over causal entries.
+// The product of one head, whatever its mask: the mask's own (without a mask: that of ones), or tiles over causal entries.
 template <class T, class B>
 class HeadProduct {
  public:
   HeadProduct(const Mask<T, B>* mask, const AttentionSizes& s, Causal causal) : mask_(mask) {
-    if (mask != nullptr && causal == Causal::none) return;
     if (mask == nullptr) {
-      entries_.kind = EntryKind::ones;
-      entries_.rows = s.queries;
-      entries_.cols = s.keys;
-    } else {
-      entries_ = mask->entries();
-      if (entries_.kind == EntryKind::none) {
-        throw ValueError("causal attention over a mask whose entries cannot be had by tile; wrap the mask in CausalMask");
-      }
+      ones_ = std::make_shared<OnesMask<T, B>>(s.queries, s.keys, causal != Causal::none, causal_shift(causal, s));
+      mask_ = ones_.get();
+      return;
+    }
+    if (causal == Causal::none) return;
+    entries_ = mask->entries();
+    if (entries_.kind == EntryKind::none) {
+      throw ValueError("causal attention over a mask whose entries cannot be had by tile; wrap the mask in CausalMask");
     }
     own_ = true;
-    if (causal == Causal::none) return;
     const Index shift = causal_shift(causal, s);
     entries_.causal_shift = entries_.causal ? std::min(entries_.causal_shift, shift) : shift;
     entries_.causal = true;
@@ -73,6 +73,7 @@ class HeadProduct {
   }
 
  private:
+  std::shared_ptr<const Mask<T, B>> ones_;
   const Mask<T, B>* mask_;
   Entries<T, B> entries_;
   bool own_ = false;

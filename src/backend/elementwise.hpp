@@ -37,6 +37,9 @@ template <class T, class B>
 void fill(MatrixView<T, B> y, T value, const Context<B>& context);
 template <class T, class B>
 void copy(MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);
+// y *= factor.
+template <class T, class B>
+void scale(T factor, MatrixView<T, B> y, const Context<B>& context);
 // y += factor x.
 template <class T, class B>
 void add_scaled(T factor, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);

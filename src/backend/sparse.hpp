@@ -31,8 +31,8 @@ Index panel_stride(Index columns);
 //   previous_i <- alpha (T current)_i + beta current_i - gamma previous_i,      y_i += coefficient (new previous_i).
 // One pass over the rows: the operator and each panel are read once. With gamma = 0 previous is not read.
 template <class C, class B>
-void recurrence_step(const SparseOperator<C, B>& op, C alpha, C beta, C gamma, C coefficient, const C* current, C* previous, C* y,
-                     Index stride, const Context<B>& context);
+void recurrence_step(const SparseOperator<C, B>& op, C alpha, C beta, C gamma, C coefficient, const C* current, C* previous,
+                     C* y, Index stride, const Context<B>& context);
 
 // panel_i = factor_i x_i (factor null: 1), padding set to 0; and x_i = factor_i panel_i. C and T may differ.
 template <class T, class C, class B>

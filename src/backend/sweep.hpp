@@ -40,7 +40,7 @@ struct SweepFactors {
 //   up:    u(p) = x(p) + sum over children e u                      children before parents
 //   down:  z(child) = x(p) + sum over the other children e u + e_p z(p),   y = u + e z;   y(root) = u(root)
 // The sums over the other children are a suffix (stored by the up sweep) plus a prefix (run by the down sweep), those over
-// other trees likewise: nothing is ever subtracted. Cost: about 8 flops a node and column. States are double; u and the
+// other trees likewise: nothing is ever subtracted. Cost: about 12 flops a node and column. States are double; u and the
 // suffixes are rounded to T once where they are stored (u in y itself), so errors do not grow along a path.
 template <class T, class B>
 void tree_sweep(const SweepForest<B>& forest, const SweepFactors<B>& factors, MatrixView<const T, B> x, MatrixView<T, B> y,

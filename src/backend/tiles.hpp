@@ -33,28 +33,4 @@ void tile_low_rank_vjp(const Entries<T, B>& m, const LowRankInputs<T, B>& in, co
 // Bounds on the memory that the calls above take.
 std::size_t tile_low_rank_bytes(Index rows, Index cols, Index rank, Index columns, std::size_t element);
 
-// Softmax attention of one head: s_ij = scale q_i . k_j + bias_ij, w_ij = mask_ij exp(s_ij); kind none: no bias, no mask.
-// Pairs with j - i > causal_shift (where causal) or j >= key_count take no part.
-template <class T, class B>
-struct SoftmaxInputs {
-  MatrixView<const T, B> q, k, v;
-  T scale = T(1);
-  Entries<T, B> bias{}, mask{};
-  bool causal = false;
-  Index causal_shift = 0;
-  Index key_count = 0;
-};
-template <class T, class B>
-void tile_softmax(const SoftmaxInputs<T, B>& in, MatrixView<T, B> out, VectorView<T, B> log_sum_exp, const Context<B>& context);
-template <class T, class B>
-struct SoftmaxGradients {
-  MatrixView<T, B> q{}, k{}, v{};
-  EntriesGradient<T, B> bias{}, mask{};
-  Index bias_size = 0, mask_size = 0;
-};
-// Gradients wanted are overwritten (entries' sinks are added to).
-template <class T, class B>
-void tile_softmax_vjp(const SoftmaxInputs<T, B>& in, MatrixView<const T, B> out, VectorView<const T, B> log_sum_exp,
-                      MatrixView<const T, B> out_bar, const SoftmaxGradients<T, B>& gradients, const Context<B>& context);
-
 }  // namespace espalier::backend

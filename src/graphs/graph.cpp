@@ -19,8 +19,8 @@ Graph::Graph(Index nodes, const std::vector<Edge>& edges) {
   for (std::size_t e = 0; e < edges.size(); ++e) {
     const Edge& edge = edges[e];
     if (edge.u < 0 || edge.v < 0 || edge.u >= nodes || edge.v >= nodes) {
-      throw ValueError("Graph: edge " + std::to_string(e) + " joins " + std::to_string(edge.u) + " and " + std::to_string(edge.v) +
-                       " (expected nodes 0 .. " + std::to_string(nodes - 1) + ")");
+      throw ValueError("Graph: edge " + std::to_string(e) + " joins " + std::to_string(edge.u) + " and " +
+                       std::to_string(edge.v) + " (expected nodes 0 .. " + std::to_string(nodes - 1) + ")");
     }
     if (!std::isfinite(edge.weight)) throw ValueError("Graph: the weight of edge " + std::to_string(e) + " is not finite");
     ++row_start_[static_cast<std::size_t>(edge.u) + 1];
@@ -45,6 +45,10 @@ Graph::Graph(Index nodes, const std::vector<Edge>& edges) {
     for (auto e = first; e != last; ++e) {
       if (e != first && e->first == col_index_.back()) {
         weights_.back() += e->second;
+        if (!std::isfinite(weights_.back())) {
+          throw ValueError("Graph: the weights given for " + std::to_string(i) + " and " + std::to_string(e->first) +
+                           " add up to no finite number");
+        }
       } else {
         col_index_.push_back(e->first);
         weights_.push_back(e->second);

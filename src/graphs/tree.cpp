@@ -103,7 +103,7 @@ Tree::Tree(std::vector<Index> parent, std::vector<double> weights, Index weight_
     const Index first = children.start[v], last = children.start[v + 1];
     Index heavy = first;
     for (Index q = first; q < last; ++q) {
-      if (subtree[children.child[q]] > subtree[children.child[heavy]]) heavy = q;
+      if (subtree[children.child[q]] >= subtree[children.child[heavy]]) heavy = q;
     }
     Index at = position[v] + 1;
     const auto place = [&](Index child) {

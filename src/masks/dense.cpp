@@ -16,8 +16,9 @@ class DenseMask<T, B>::State {
     parameters.reserve(static_cast<std::size_t>(m.rows * m.cols));
     for (Index i = 0; i < m.rows; ++i) {
       for (Index j = 0; j < m.cols; ++j) {
-        if (!std::isfinite(m(i, j))) {
-          throw ValueError("DenseMask: entry (" + std::to_string(i) + ", " + std::to_string(j) + ") is not finite");
+        // -inf is a bias that leaves its pair out.
+        if (!std::isfinite(m(i, j)) && !(m(i, j) < 0)) {
+          throw ValueError("DenseMask: entry (" + std::to_string(i) + ", " + std::to_string(j) + ") is NaN or +inf");
         }
         parameters.push_back(m(i, j));
       }
@@ -93,6 +94,13 @@ namespace {
 template <class T>
 std::vector<MaskPointer<T>> build_dense(FormArguments& arguments) {
   const FormArray a = arguments.array_file(arguments.operand());
+  if (!arguments.additive()) {
+    for (std::size_t p = 0; p < a.values.size(); ++p) {
+      if (!std::isfinite(a.values[p])) {
+        throw FormatError(arguments.operand(), 0, "element " + std::to_string(p) + " is not finite (expected finite entries)");
+      }
+    }
+  }
   if (a.shape.size() != 2) throw ShapeError(arguments.operand(), std::to_string(a.shape.size()) + " dimensions", "2");
   return {std::make_shared<DenseMask<T>>(MatrixView<const double>(a.values.data(), a.shape[0], a.shape[1]),
                                          arguments.mask_options())};

@@ -15,6 +15,15 @@
 
 namespace espalier {
 
+namespace {
+
+// Float rounding of the recurrence relative to ||X||, measured on road networks: 0.35 terms eps.
+double recurrence_rounding(std::size_t terms, double epsilon) {
+  return 0.35 * static_cast<double>(terms) * epsilon;
+}
+
+}  // namespace
+
 template <class T, class B>
 class DiffusionMask<T, B>::State {
  public:
@@ -48,10 +57,21 @@ class DiffusionMask<T, B>::State {
 template <class T, class B>
 class DiffusionMask<T, B>::Expansion {
  public:
-  Expansion(const State& state, double t, double tolerance) : time(t), series(diffusion::make_series(*state.op, t, tolerance)) {}
+  Expansion(const State& state, double t, double tolerance) : time(t), series(diffusion::make_series(*state.op, t, tolerance)) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      // Float where the tolerance allows its rounding, that of the operator included (normalised weights: 6e-8 t), and where
+      // exp(-t low) leaves room below the largest float.
+      if (tolerance < recurrence_rounding(series.coefficients.size(), 6e-8) || -t * state.op->low >= 60) return;
+      diffusion::Series rounded = diffusion::make_series(*state.op, t, tolerance, state.op->float_error);
+      if (!(rounded.certificate <= tolerance)) return;
+      series = std::move(rounded);
+      in_float = true;
+    }
+  }
   // exp(-t T) and its derivative in t as dense matrices, made on first need.
   const std::vector<T>& matrix(const State& state) {
-    std::call_once(matrix_once_, [&] { convert(diffusion::dense_kernel(*state.op, state.decomposition(), time, false), matrix_); });
+    std::call_once(matrix_once_,
+                   [&] { convert(diffusion::dense_kernel(*state.op, state.decomposition(), time, false), matrix_); });
     return matrix_;
   }
   const std::vector<T>& derivative(const State& state) {
@@ -61,19 +81,13 @@ class DiffusionMask<T, B>::Expansion {
   }
   double time;
   diffusion::Series series;
+  bool in_float = false;  // the recurrence's arithmetic; otherwise double
 
  private:
   static void convert(const std::vector<double>& from, std::vector<T>& to) { to.assign(from.begin(), from.end()); }
   std::once_flag matrix_once_, derivative_once_;
   std::vector<T> matrix_, derivative_;
 };
-
-namespace {
-
-// Float rounding of the recurrence relative to ||X||, measured on road networks: 0.35 terms eps.
-double recurrence_rounding(std::size_t terms, double epsilon) { return 0.35 * static_cast<double>(terms) * epsilon; }
-
-}  // namespace
 
 template <class T, class B>
 DiffusionMask<T, B>::DiffusionMask(std::shared_ptr<const Graph> graph, double time, GraphOperator op, MaskOptions options)
@@ -117,25 +131,24 @@ std::vector<Report> DiffusionMask<T, B>::candidates(Shape shape) const {
   const double columns = static_cast<double>(shape.columns * std::max<Index>(1, shape.rank) * shape.heads);
   const auto terms = static_cast<double>(series.coefficients.size());
   const auto n = static_cast<double>(this->rows()), nonzeros = static_cast<double>(op.graph->stored());
-  const bool inner_double =
-      sizeof(T) == sizeof(double) || this->tolerance() < recurrence_rounding(series.coefficients.size(), 6e-8);
+  const bool inner_double = !expansion_->in_float;
 
   Report chebyshev;
   chebyshev.engine = "chebyshev";
   chebyshev.terms = static_cast<Index>(series.coefficients.size());
   chebyshev.certificate = Certificate{.norm = series.certificate};
-  chebyshev.rounding_estimate = recurrence_rounding(series.coefficients.size(), inner_double ? 1.1e-16 : 6e-8) +
-                                std::numeric_limits<T>::epsilon();
+  chebyshev.rounding_estimate =
+      recurrence_rounding(series.coefficients.size(), inner_double ? 1.1e-16 : 6e-8) + std::numeric_limits<T>::epsilon();
   chebyshev.flops = (terms - 1) * columns * (2 * nonzeros + 7 * n);
   const double element = inner_double ? 8 : 4;
   chebyshev.bytes = (terms - 1) * (columns * n * 4 * element + std::ceil(columns / 16) * nonzeros * (4 + element));
-  chebyshev.predicted_seconds =
-      this->options().cost.call_seconds + std::max(chebyshev.flops / this->options().cost.sparse_flops * (inner_double ? 1.6 : 1),
-                                                   chebyshev.bytes / this->options().cost.bandwidth);
-  chebyshev.extra_bytes = static_cast<std::size_t>(3 * n * 16 * element) +
-                          (shape.rank > 0 ? Context<Cpu>{}.scratch_bytes : 0);
-  chebyshev.reason = std::to_string(chebyshev.terms) + " terms for time " + std::to_string(expansion_->time) + " on a spectrum of width " +
-                     std::to_string(op.high - op.low) + (inner_double && sizeof(T) == 4 ? ", in double" : "");
+  chebyshev.predicted_seconds = this->options().cost.call_seconds +
+                                std::max(chebyshev.flops / this->options().cost.sparse_flops * (inner_double ? 1.6 : 1),
+                                         chebyshev.bytes / this->options().cost.bandwidth);
+  chebyshev.extra_bytes = static_cast<std::size_t>(3 * n * 16 * element) + (shape.rank > 0 ? Context<Cpu>{}.scratch_bytes : 0);
+  chebyshev.reason = std::to_string(chebyshev.terms) + " terms for time " + std::to_string(expansion_->time) +
+                     " on a spectrum of width " + std::to_string(op.high - op.low) +
+                     (inner_double && sizeof(T) == 4 ? ", in double" : "");
   if (series.certificate > this->tolerance()) {
     chebyshev.warnings.push_back("the certificate is above the tolerance: the spectral bounds are too wide for this time");
   }
@@ -209,8 +222,9 @@ void DiffusionMask<T, B>::apply_chebyshev(MatrixView<const T, B> x, MatrixView<T
       if (context.progress != nullptr) {
         backend::check_cancelled(context);
         if (context.progress->callback) {
-          context.progress->callback("diffusion", (static_cast<double>(p) + static_cast<double>(k) / static_cast<double>(c.size())) /
-                                                      static_cast<double>(panels));
+          context.progress->callback(
+              "diffusion",
+              (static_cast<double>(p) + static_cast<double>(k) / static_cast<double>(c.size())) / static_cast<double>(panels));
         }
       }
     }
@@ -227,8 +241,7 @@ void DiffusionMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bo
     e.rows = e.cols = e.values_stride = this->rows();
     e.values = expansion_->matrix(*state_).data();
     backend::tile_multiply(e, x, y, transpose, context);
-  } else if (sizeof(T) == sizeof(float) && this->tolerance() >= recurrence_rounding(expansion_->series.coefficients.size(), 6e-8) &&
-             -expansion_->time * state_->op->low < 60) {
+  } else if (expansion_->in_float) {
     apply_chebyshev<float>(x, y, transpose, context);
   } else {
     apply_chebyshev<double>(x, y, transpose, context);
@@ -267,7 +280,8 @@ void DiffusionMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, Matri
     const MatrixView<T, B> m(product.data(), n, count);
     apply(x.columns(first, count), m, false, context);
     backend::load_panel<T, double, B>(m, op.left.empty() ? nullptr : op.right.data(), panel.data(), stride, context);
-    backend::recurrence_step<double, B>(sparse, 1.0, 0.0, 0.0, 0.0, panel.data(), applied.data(), unused.data(), stride, context);
+    backend::recurrence_step<double, B>(sparse, 1.0, 0.0, 0.0, 0.0, panel.data(), applied.data(), unused.data(), stride,
+                                        context);
     for (Index i = 0; i < n; ++i) {
       const double f = op.left.empty() ? 1.0 : op.left[static_cast<std::size_t>(i)];
       for (Index k = 0; k < count; ++k) sum -= f * static_cast<double>(y_bar(i, first + k)) * applied.data()[i * stride + k];

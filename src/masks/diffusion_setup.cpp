@@ -16,6 +16,9 @@ namespace espalier::diffusion {
 
 namespace {
 
+// Largest z = t (high - low) / 2 of a series: 1.4 million terms.
+constexpr double kLargestArgument = 1e10;
+
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 // y = (diag(diagonal) + |W|) x.
@@ -31,8 +34,9 @@ void absolute_product(const Operator& op, const std::vector<double>& x, std::vec
   }
 }
 
-// Collatz-Wielandt: for N = diag(|diagonal|) + |W| >= 0 and any x > 0, max_i (N x)_i / x_i bounds the spectral radius of N and so
-// that of diag - W. Power steps on N + s I (s breaks the oscillation of bipartite graphs) make the bound tight; `vector` keeps x.
+// Collatz-Wielandt: for N = diag(|diagonal|) + |W| >= 0 and any x > 0, max_i (N x)_i / x_i bounds the spectral radius of N and
+// so that of diag - W. Power steps on N + s I (s breaks the oscillation of bipartite graphs) make the bound tight; `vector`
+// keeps x.
 double spectral_bound(const Operator& op, std::vector<double>& x) {
   x.assign(op.diagonal.size(), 1.0);
   std::vector<double> y(x.size());
@@ -44,7 +48,7 @@ double spectral_bound(const Operator& op, std::vector<double>& x) {
     double ratio = 0, largest = 0;
     for (std::size_t i = 0; i < x.size(); ++i) ratio = std::max(ratio, y[i] / x[i]);
     bound = std::min(bound, ratio);
-    if (bound == 0) return 0;
+    if (bound == 0 || !std::isfinite(bound)) return bound;
     for (std::size_t i = 0; i < x.size(); ++i) {
       x[i] = y[i] + 0.25 * bound * x[i];
       largest = std::max(largest, x[i]);
@@ -92,6 +96,11 @@ void set_interval(Operator& op) {
       op.high = 2;
       break;
   }
+  // alpha = 4 / (high - low) must be a float above the subnormal range.
+  if (!(op.high <= 1e37)) {
+    throw ValueError("DiffusionMask: the operator's spectrum reaches " + std::to_string(op.high) +
+                     " (expected at most 1e37); scale the weights down and the time up");
+  }
   if (op.high <= op.low) op.high = op.low + 1;  // an operator without edges: any interval holds its only eigenvalue
   // alpha in float, rounded down: the recurrence's operator is then the same in float and double, and the interval only widens.
   float alpha = static_cast<float>(4 / (op.high - op.low));
@@ -122,6 +131,10 @@ std::shared_ptr<const Operator> make_operator(std::shared_ptr<const Graph> graph
       if (w < 0) throw ValueError("DiffusionMask: a Laplacian needs weights >= 0 (got " + std::to_string(w) + ")");
     }
     const std::vector<double> degree = g.degrees();
+    for (const double d : degree) {
+      if (!std::isfinite(d))
+        throw ValueError("DiffusionMask: a node's weights add up to no finite degree; scale the weights down");
+    }
     if (kind == GraphOperator::laplacian) {
       op->diagonal = degree;
     } else {
@@ -155,17 +168,24 @@ std::shared_ptr<const Operator> make_operator(std::shared_ptr<const Graph> graph
   set_interval(*op);
   op->weights_float.assign(op->weights.begin(), op->weights.end());
   op->diagonal_float.assign(op->diagonal.begin(), op->diagonal.end());
+  // A symmetric matrix's 2-norm is at most its largest absolute row sum.
+  for (std::size_t i = 0; i < n; ++i) {
+    double row = std::abs(op->diagonal[i] - static_cast<double>(op->diagonal_float[i]));
+    for (Index e = g.row_start()[i]; e < g.row_start()[i + 1]; ++e) {
+      const auto p = static_cast<std::size_t>(e);
+      row += std::abs(op->weights[p] - static_cast<double>(op->weights_float[p]));
+    }
+    op->float_error = std::max(op->float_error, row);
+  }
   return op;
 }
 
 std::vector<double> scaled_bessel(double z) {
   // e^{-z} I_k(z) ~ exp(-k^2 / (2 z)) for k << z and (z / 2)^k / k! for k >> z: beyond this k both are below 1e-40.
   const auto last = static_cast<std::size_t>(60 + std::ceil(std::sqrt(200 * z)));
+  // Two terms of the power series; the recurrence's factor 2 k / z would overflow (z below 1e-56).
+  if (z < 1e-20) return {1.0, z / 2};
   std::vector<double> v(last + 1, 0.0);
-  if (z == 0) {
-    v.assign(1, 1.0);
-    return v;
-  }
   // Miller: downward recurrence I_{k-1} = I_{k+1} + (2 k / z) I_k from an arbitrary small start, normalised by
   // e^{-z} (I_0 + 2 sum I_k) = 1. All terms are positive: no cancellation.
   double above = 0, here = 1e-280;
@@ -188,22 +208,32 @@ std::vector<double> scaled_bessel(double z) {
   return v;
 }
 
-Series make_series(const Operator& op, double time, double tolerance) {
+Series make_series(const Operator& op, double time, double tolerance, double operator_error) {
   const double z = time * (op.high - op.low) / 2;
+  // Checked before the list is made: its length grows with sqrt(200 z).
+  if (!(z <= kLargestArgument)) {
+    throw ValueError("DiffusionMask: time times half the spectrum's width is " + std::to_string(z) +
+                     " (expected at most 1e10, where the series has a million terms); use a smaller time");
+  }
   const std::vector<double> bessel = scaled_bessel(z);
   // ||M~ - M||_2 <= e^{-t low} tail, ||M||_2 >= e^{-t smallest}; the random walk's diagonal factors add their condition.
-  const double factor = std::exp(time * (op.smallest - op.low)) * op.condition;
+  // Rounding T by E, ||E|| <= e, moves exp(-t T) by at most t e exp(t e) relative to e^{-t low}, and the spectrum to at most
+  // 1 + x of the interval, x = 2 e / (high - low), where |T_k| <= exp(k sqrt(2 x)).
+  const double relative = std::exp(time * (op.smallest - op.low)) * op.condition;
+  const double moved = time * operator_error * std::exp(time * operator_error) * relative;
+  const double outgrown = std::exp(static_cast<double>(bessel.size()) * std::sqrt(4 * operator_error / (op.high - op.low)));
+  const double factor = relative * outgrown;
   std::size_t count = bessel.size();
   double tail = 0;
   while (count > 1) {
     const double next = tail + 2 * bessel[count - 1];
-    if (next * factor > tolerance) break;
+    if (next * factor + moved > tolerance) break;
     tail = next;
     --count;
   }
   Series s;
   // The omitted end of the Bessel list is below 1e-40 of the whole.
-  s.certificate = (tail + 1e-38) * factor;
+  s.certificate = (tail + 1e-38) * factor + moved;
   s.coefficients.resize(count);
   const double outside = std::exp(-time * op.low);
   for (std::size_t k = 0; k < count; ++k) s.coefficients[k] = outside * (k == 0 ? 1 : (k % 2 == 1 ? -2 : 2)) * bessel[k];
@@ -215,7 +245,8 @@ Decomposition decompose(const Operator& op) {
   Matrix m = Matrix::Zero(n, n);
   for (Index i = 0; i < n; ++i) {
     m(i, i) = op.diagonal[static_cast<std::size_t>(i)];
-    for (Index p = op.graph->row_start()[static_cast<std::size_t>(i)]; p < op.graph->row_start()[static_cast<std::size_t>(i) + 1]; ++p) {
+    for (Index p = op.graph->row_start()[static_cast<std::size_t>(i)];
+         p < op.graph->row_start()[static_cast<std::size_t>(i) + 1]; ++p) {
       m(i, op.graph->col_index()[static_cast<std::size_t>(p)]) -= op.weights[static_cast<std::size_t>(p)];
     }
   }

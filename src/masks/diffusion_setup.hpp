@@ -20,15 +20,16 @@ constexpr Index kEigenNodes = 1024;
 struct Operator {
   std::shared_ptr<const Graph> graph;
   GraphOperator kind;
-  std::vector<double> weights;        // one per stored entry of the graph
-  std::vector<double> diagonal;       // one per node
-  double low = 0, high = 0;           // rigorous
-  double smallest = 0;                // an upper bound of T's smallest eigenvalue: ||M||_2 >= exp(-t smallest)
-  double alpha = 0;                   // 4 / (high - low), representable in float: the interval is widened to fit
-  std::vector<double> left, right;    // random walk: M = diag(left) exp(-t N) diag(right); empty otherwise
-  double condition = 1;               // random walk: sqrt(max D / min D), otherwise 1
+  std::vector<double> weights;      // one per stored entry of the graph
+  std::vector<double> diagonal;     // one per node
+  double low = 0, high = 0;         // rigorous
+  double smallest = 0;              // an upper bound of T's smallest eigenvalue: ||M||_2 >= exp(-t smallest)
+  double alpha = 0;                 // 4 / (high - low), representable in float: the interval is widened to fit
+  std::vector<double> left, right;  // random walk: M = diag(left) exp(-t N) diag(right); empty otherwise
+  double condition = 1;             // random walk: sqrt(max D / min D), otherwise 1
   // The same in float for the float recurrence.
   std::vector<float> weights_float, diagonal_float;
+  double float_error = 0;  // bound on ||T in float - T||_2: the largest row sum of the rounding errors
 };
 
 std::shared_ptr<const Operator> make_operator(std::shared_ptr<const Graph> graph, GraphOperator kind);
@@ -41,7 +42,8 @@ struct Series {
   std::vector<double> coefficients;
   double certificate = 0;  // bound on ||M~ - M||_2 / ||M||_2
 };
-Series make_series(const Operator& op, double time, double tolerance);
+// operator_error bounds ||T' - T||_2, T' the operator as stored (in float); the certificate covers it.
+Series make_series(const Operator& op, double time, double tolerance, double operator_error = 0);
 
 // Eigenvalues and eigenvectors (columns, row-major n x n) of the symmetric operator; made once.
 struct Decomposition {

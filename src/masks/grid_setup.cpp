@@ -217,6 +217,7 @@ std::vector<MaskPointer<T>> build_grid(FormArguments& arguments) {
   const std::vector<Index> sizes = parse_sizes(arguments.operand());
   GridOptions options;
   static_cast<MaskOptions&>(options) = arguments.mask_options();
+  options.causal = arguments.causal_shift().has_value();  // the mask is square: the shift is 0
   const auto table = arguments.array_flag("table");
   const auto function = arguments.function();
   if (table.has_value() == function.has_value()) {

@@ -17,7 +17,7 @@ namespace espalier {
 // ---- layout and factors ----------------------------------------------------------------------------------------------
 
 SweepLayout::SweepLayout(const Tree& tree) {
-  // A task must outweigh its hand-out (about a microsecond): 8192 nodes take 10 to 100.
+  // A task must outweigh its hand-out: 8192 nodes of one column take about 60 microseconds.
   constexpr Index chunk_nodes = 8192;
   const Index n = tree.size();
   const std::vector<Index>& parent = tree.parent_position();

@@ -231,10 +231,12 @@ TEST_CASE_TEMPLATE("each planted bug breaks the law that names it", T, float, do
       {Bug::unnamed_engine, "engines"},
       {Bug::no_engine, "engines"},
   };
-  for (const auto& [bug, law] : planted) {
+  for (const auto& plant : planted) {
+    const Bug bug = plant.first;
+    const std::string law = plant.second;
     const auto names = broken_by<T>(bug);
     CAPTURE(static_cast<int>(bug));
-    CAPTURE(std::string(law));
+    CAPTURE(law);
     CAPTURE(joined(names));
     CHECK(std::find(names.begin(), names.end(), law) != names.end());
   }

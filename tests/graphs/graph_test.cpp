@@ -34,4 +34,5 @@ TEST_CASE("bad edges are refused with the edge's number") {
   CHECK_THROWS_AS(es::Graph(es::Index{1} << 31, {}), es::ValueError);
   CHECK_THROWS_AS(es::Graph(2, {{0, 1, std::nan("")}}), es::ValueError);
   CHECK_THROWS_AS(es::Graph(2, {{0, 1, std::numeric_limits<double>::infinity()}}), es::ValueError);
+  CHECK_THROWS_AS(es::Graph(2, {{0, 1, 1e308}, {1, 0, 1e308}}), es::ValueError);  // the sum is infinite
 }

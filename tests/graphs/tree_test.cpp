@@ -103,7 +103,8 @@ TEST_CASE("order: parents first, subtrees contiguous, heavy child last") {
 }
 
 TEST_CASE("a known tree") {
-  //      2          node 2 has children 0 (with child 4 and 1) and 3
+  // Node 2 is the root with children 0 and 3; 0 has the children 1 and 4, so its subtree is the heavy one and comes last.
+  // Of the equal subtrees 1 and 4 the last counts as heavy.
   const Tree tree({2, 0, -1, 2, 0}, {1, 2, 99, -4, 8});
   CHECK(tree.order() == std::vector<Index>{2, 3, 0, 1, 4});
   CHECK(tree.parent_position() == std::vector<Index>{-1, 0, 0, 2, 2});

@@ -5,10 +5,12 @@
 
 #include <doctest/doctest.h>
 
+#include "support/chebyshev_reference.hpp"
 #include "support/mask_laws.hpp"
 
 #include <cmath>
 #include <memory>
+#include <numbers>
 #include <string>
 
 namespace es = espalier;
@@ -84,7 +86,7 @@ std::shared_ptr<const es::Graph> graph_named(const std::string& name, Index n) {
     for (Index i = 1; i < n / 2; ++i) e.push_back({i - 1, i, 0.5 + 0.1 * static_cast<double>(i % 7)});
     for (Index i = n / 2 + 1; i + 2 < n; ++i) e.push_back({i - 1, i, 2});
     if (n > 4) e.push_back({0, 0, 1.5});  // alone it would make T a rounding error of 0, and its gradient meaningless
-  } else {  // "random"
+  } else {                                // "random"
     for (Index i = 1; i < n; ++i) {
       e.push_back({i, (i * 7 + 3) % i});
       e.push_back({i, (i * i + 1) % i, 0.25});
@@ -99,11 +101,13 @@ template <class T>
 void check(const std::string& name, Index n, Op op, double time, const std::string& engine) {
   const auto graph = graph_named(name, n);
   es::test::MaskCase<T> c;
-  c.name = name + " " + std::to_string(n) + ", operator " + std::to_string(static_cast<int>(op)) + ", t " + std::to_string(time) +
-           ", " + engine;
-  c.mask = std::make_shared<es::DiffusionMask<T>>(graph, time, op, es::MaskOptions{.engine = engine, .tolerance = sizeof(T) == 4 ? 1e-8 : 1e-13});
+  c.name = name + " " + std::to_string(n) + ", operator " + std::to_string(static_cast<int>(op)) + ", t " +
+           std::to_string(time) + ", " + engine;
+  c.mask = std::make_shared<es::DiffusionMask<T>>(
+      graph, time, op, es::MaskOptions{.engine = engine, .tolerance = sizeof(T) == 4 ? 1e-8 : 1e-13});
   c.reference = [graph, op](std::span<const double> p) { return exponential(operator_matrix(*graph, op), p[0]); };
-  // The house's norm is of |M| |X|; ours is spectral: on these sizes they differ by at most the condition of the walk's factors.
+  // The house's norm is of |M| |X|; ours is spectral: on these sizes they differ by at most the condition of the walk's
+  // factors.
   c.product_bound = sizeof(T) == 4 ? 3e-6 : 5e-11;
   // One parameter, and rows that sum to 1: the gradient is a small difference of large sums, and so are the differences.
   c.gradient_bound = 5e-6;
@@ -171,7 +175,8 @@ TEST_CASE("the certificate holds against the matrix built in double") {
           CHECK(bound <= tolerance);
           DenseMatrix difference = formed(mask);
           for (std::size_t p = 0; p < difference.values.size(); ++p) difference.values[p] -= exact.values[p];
-          // The bound is attained at an end of the spectrum; slack for the power iteration's norm (from below) and for rounding.
+          // The bound is attained at an end of the spectrum; slack for the power iteration's norm (from below) and for
+          // rounding.
           CHECK(spectral_norm(difference) <= (bound * (1 + 1e-5) + 2e-11) * norm);
         }
       }
@@ -211,7 +216,8 @@ TEST_CASE("both engines agree, also on many columns") {
         a.multiply({x.data(), 200, 37}, {y.data(), 200, 37});
         b.multiply({x.data(), 200, 37}, {z.data(), 200, 37});
       }
-      for (std::size_t p = 0; p < x.size(); ++p) difference = std::max(difference, std::abs(y[p] - z[p])), size = std::max(size, std::abs(z[p]));
+      for (std::size_t p = 0; p < x.size(); ++p)
+        difference = std::max(difference, std::abs(y[p] - z[p])), size = std::max(size, std::abs(z[p]));
     }
     CHECK(difference < 2e-11 * size);
   }
@@ -231,4 +237,92 @@ TEST_CASE("wrong times, weights and engines are refused") {
   CHECK(exact.report({}).engine == "eigen");
   const auto large = graph_named("path", 1025);
   CHECK_THROWS_AS(es::DiffusionMask<float>(large, 1, Op::laplacian, {.tolerance = 0}).report({}), es::ValueError);
+}
+
+TEST_CASE("the reference loop for large graphs equals known eigendecompositions") {
+  // Path of n nodes: Laplacian eigenvalues 2 - 2 cos(pi k / n), vectors cos(pi k (i + 1/2) / n); adjacency eigenvalues
+  // 2 cos(pi k / (n + 1)), vectors sin(pi k (i + 1) / (n + 1)).
+  const Index n = 24;
+  const auto graph = graph_named("path", n);
+  std::vector<double> x(static_cast<std::size_t>(n));
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<double>(i * i)) + 0.2;
+  for (const bool laplacian : {true, false}) {
+    for (const double t : {0.0, 0.3, 5.0, 60.0}) {
+      std::vector<double> exact(x.size(), 0.0);
+      double largest = 0;
+      for (Index k = laplacian ? 0 : 1; k < (laplacian ? n : n + 1); ++k) {
+        std::vector<double> v(x.size());
+        double dot = 0, square = 0;
+        const double angle = std::numbers::pi * static_cast<double>(k) / static_cast<double>(laplacian ? n : n + 1);
+        for (std::size_t i = 0; i < x.size(); ++i) {
+          v[i] = laplacian ? std::cos(angle * (static_cast<double>(i) + 0.5)) : std::sin(angle * static_cast<double>(i + 1));
+          dot += v[i] * x[i];
+          square += v[i] * v[i];
+        }
+        const double growth = std::exp(t * (laplacian ? 2 * std::cos(angle) - 2 : 2 * std::cos(angle)));
+        for (std::size_t i = 0; i < x.size(); ++i) exact[i] += growth * dot / square * v[i];
+        largest = std::max(largest, growth);
+      }
+      const std::vector<double> y = es::test::chebyshev_exponential(*graph, t, laplacian, x);
+      // The loop's error is relative to exp(t radius), radius 2 here: within e^{t (2 - 2 cos(pi / 25))} of the largest.
+      const double scale = laplacian ? 1 : std::exp(2 * t);
+      for (std::size_t i = 0; i < x.size(); ++i) CHECK(std::abs(y[i] - exact[i]) <= 1e-13 * scale);
+    }
+  }
+}
+
+TEST_CASE("times and weights near the ends of the number range") {
+  const auto graph = graph_named("random", 20);
+  std::vector<double> x(20), y(20);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<double>(i)) + 2;
+  // The downward recurrence for the coefficients overflowed below z = 1e-56 and gave NaN.
+  for (const double t : {1e-300, 1e-100, 1e-60, 1e-30}) {
+    const es::DiffusionMask<double> mask(graph, t, Op::laplacian, {.engine = "chebyshev"});
+    mask.multiply({x.data(), 20, 1}, {y.data(), 20, 1});
+    for (std::size_t i = 0; i < x.size(); ++i) CHECK(y[i] == doctest::Approx(x[i]).epsilon(1e-14));
+  }
+  CHECK_THROWS_AS(es::DiffusionMask<double>(graph, 1e300), es::ValueError);
+  using Edges = std::vector<es::Edge>;
+  const auto wide = std::make_shared<const es::Graph>(3, Edges{{0, 1, 1e38}});
+  CHECK_THROWS_AS(es::DiffusionMask<double>(wide, 1e-38), es::ValueError);
+  const auto infinite = std::make_shared<const es::Graph>(3, Edges{{0, 1, 1e308}, {1, 2, 1e308}});  // degree of node 1
+  for (const Op op : kOperators) CHECK_THROWS_AS(es::DiffusionMask<double>(infinite, 1e-308, op), es::ValueError);
+}
+
+TEST_CASE("float: the certificate covers the rounding of the operator") {
+  // Normalised weights are no floats: T moves by about 6e-8 and exp(-t T) by 6e-8 t, 14 times the tolerance at t = 1e6 before
+  // the arithmetic was chosen by it.
+  std::vector<es::Edge> edges;
+  for (Index i = 1; i < 300; ++i) edges.push_back({i, (i * 7 + 3) % i, 0.1 + 0.37 * static_cast<double>(i % 11)});
+  const auto graph = std::make_shared<const es::Graph>(300, edges);
+  const std::vector<double> degrees = graph->degrees();
+  std::vector<float> x(300), y(300);
+  std::vector<double> x_double(300), exact(300);
+  for (const Op op : {Op::laplacian, Op::normalized_laplacian}) {
+    for (const double t : {140.0, 1e3, 1e4, 1e5, 1e6}) {
+      const es::DiffusionMask<double> truth(graph, t, op, {.engine = "eigen"});
+      for (const double tolerance : {1e-3, 1e-4, 1e-5}) {
+        const es::DiffusionMask<float> mask(graph, t, op, {.engine = "chebyshev", .tolerance = tolerance});
+        const es::Report report = mask.report({.columns = 1});
+        const double bound = report.certificate->norm.value();
+        CHECK(bound <= tolerance);
+        for (int kind = 0; kind < 3; ++kind) {
+          double size = 0, difference = 0;
+          for (std::size_t i = 0; i < x.size(); ++i) {
+            // The slowest mode, where a moved eigenvalue shows, and two signed inputs.
+            const double v = kind == 0 ? (op == Op::laplacian ? 1.0 : std::sqrt(degrees[i]))
+                                       : std::cos(static_cast<double>((i * i * static_cast<std::size_t>(kind)) % 1009));
+            x[i] = static_cast<float>(v);
+            x_double[i] = static_cast<double>(x[i]);
+            size += x_double[i] * x_double[i];
+          }
+          mask.multiply({x.data(), 300, 1}, {y.data(), 300, 1});
+          truth.multiply({x_double.data(), 300, 1}, {exact.data(), 300, 1});
+          for (std::size_t i = 0; i < x.size(); ++i) difference += std::pow(static_cast<double>(y[i]) - exact[i], 2);
+          // ||M||_2 = 1. The truth's eigenvalues are good to about 1e-14: 1e-14 t.
+          CHECK(std::sqrt(difference / size) <= bound + report.rounding_estimate + 1e-14 * t);
+        }
+      }
+    }
+  }
 }

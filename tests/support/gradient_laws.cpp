@@ -100,9 +100,9 @@ void check_plain_vjp(LawRun<T>& run, Shape shape, InputKind kind) {
     run.bound("input gradient", relative_error(out[0].dense(), expected), run.product_bound(), where);
     check_parameter_gradient(run, "parameter gradient", out[1].column(), weight, where);
     Guarded<T> x_bar(run.m.cols, shape.columns), parameter_bar(1, out[1].view().cols);
-    run.mask.multiply_vjp(in.x.view(), in.y_bar.view(), x_bar.view(), {});
+    run.mask.multiply_vjp(in.x.view(), in.y_bar.view(), x_bar.view(), {}, {.threads = 1});
     run.bound("gradient subsets", relative_error(x_bar.dense(), expected), run.product_bound(), where + ", x_bar alone");
-    run.mask.multiply_vjp(in.x.view(), in.y_bar.view(), {}, parameter_bar.vector());
+    run.mask.multiply_vjp(in.x.view(), in.y_bar.view(), {}, parameter_bar.vector(), {.threads = 1});
     check_parameter_gradient(run, "gradient subsets", parameter_bar.column(), weight, where + ", parameter_bar alone");
     run.mask.multiply_vjp(in.x.view(), in.y_bar.view(), {}, {});
   });
@@ -133,7 +133,7 @@ void check_low_rank_vjp(LawRun<T>& run, Shape shape, InputKind kind, bool with_y
     if (wanted & 2) gradients.b = b.view();
     if (wanted & 4) gradients.x = x.view();
     if (wanted & 8) gradients.parameters = p.vector();
-    run.mask.multiply_low_rank_vjp(in.inputs(), cotangents, gradients);
+    run.mask.multiply_low_rank_vjp(in.inputs(), cotangents, gradients, {.threads = 1});
     const double limit = run.product_bound();
     if (wanted & 1) run.bound(inputs_law, relative_error(a.dense(), expected.a), limit, where + ": a_bar");
     if (wanted & 2) run.bound(inputs_law, relative_error(b.dense(), expected.b), limit, where + ": b_bar");

@@ -42,6 +42,7 @@ using Outputs = std::vector<Guarded<T>>;
 template <class T>
 Operands<T> operands_for(const Mask<T>& mask, Operation o, Shape shape, InputKind kind, std::uint64_t seed, Index gap = 0);
 template <class T>
-Outputs<T> perform(const Mask<T>& mask, Operation o, const Operands<T>& in, const Context<Cpu>& context = {}, Index gap = 0);
+Outputs<T> perform(const Mask<T>& mask, Operation o, const Operands<T>& in, const Context<Cpu>& context = {.threads = 1},
+                   Index gap = 0);
 
 }  // namespace espalier::test

@@ -41,9 +41,9 @@ void check_low_rank_shape(LawRun<T>& run, Operation o, const DenseMatrix& m, Sha
               where + (is_transposed(o) ? ", transposed" : ""));
     Guarded<T> y(m.rows, shape.columns);
     if (o == Operation::low_rank) {
-      run.mask.multiply_low_rank(in.inputs(), {y.view()});
+      run.mask.multiply_low_rank(in.inputs(), {y.view()}, {.threads = 1});
     } else {
-      run.mask.multiply_low_rank_transpose(in.inputs(), {y.view()});
+      run.mask.multiply_low_rank_transpose(in.inputs(), {y.view()}, {.threads = 1});
     }
     run.bound(law, relative_error(y.dense(), expected.y), run.product_bound(), where + ", no row sums");
   });

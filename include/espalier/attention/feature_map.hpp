@@ -27,7 +27,7 @@ struct FeatureOptions {
   Index features = 256;  // m
   std::uint64_t seed = 0;
   bool orthogonal = true;            // rows of w orthogonal in blocks of d, norms chi(d)
-  std::optional<double> scale{};       // default 1 / sqrt(d)
+  std::optional<double> scale{};     // default 1 / sqrt(d)
   std::vector<double> projection{};  // w given, m x d row-major; overrides features, seed, orthogonal
 };
 

@@ -15,7 +15,7 @@ struct TopKOptions {
   KeyCounts key_counts{};
   bool exclude_self = false;                     // pairs i = j take no part
   VectorView<const std::int64_t, Cpu> counts{};  // per query, size Lq, shared by all heads: at most this many of the k
-  std::optional<double> scale{};                   // attention only: default 1 / sqrt(d); the search is unscaled
+  std::optional<double> scale{};                 // attention only: default 1 / sqrt(d); the search is unscaled
 };
 
 // The k largest q_i . k_j of every query, descending, ties by lower index; places without a key: index -1, score -inf.

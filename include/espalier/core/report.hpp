@@ -32,15 +32,15 @@ struct Certificate {
 
 // One engine for one shape.
 struct Report {
-  std::string engine{};                    // "direct", "fft", "sweep", "chebyshev", ...
-  std::string reason{};                    // one sentence, with the numbers that decided
-  std::optional<Certificate> certificate{};// empty for exact engines (rounding only)
-  Index terms = 0;                         // polynomial degree + 1, exponentials, ...; 0 where it has no meaning
-  double rounding_estimate = 0;            // expected relative rounding error of the product in the house's norm
-  double predicted_seconds = 0;            // by the cost model, one thread
-  double flops = 0, bytes = 0;             // useful arithmetic, and memory traffic past the caches
-  std::size_t extra_bytes = 0;             // bound on memory taken during the call beyond inputs and outputs
-  bool row_wise = false;                   // error bounded row by row (not only normwise)
+  std::string engine{};                      // "direct", "fft", "sweep", "chebyshev", ...
+  std::string reason{};                      // one sentence, with the numbers that decided
+  std::optional<Certificate> certificate{};  // empty for exact engines (rounding only)
+  Index terms = 0;                           // polynomial degree + 1, exponentials, ...; 0 where it has no meaning
+  double rounding_estimate = 0;              // expected relative rounding error of the product in the house's norm
+  double predicted_seconds = 0;              // by the cost model, one thread
+  double flops = 0, bytes = 0;               // useful arithmetic, and memory traffic past the caches
+  std::size_t extra_bytes = 0;               // bound on memory taken during the call beyond inputs and outputs
+  bool row_wise = false;                     // error bounded row by row (not only normwise)
   std::vector<std::string> warnings{};
 };
 

@@ -21,7 +21,7 @@ struct Edge {
 class ESPALIER_EXPORT Graph {
  public:
   // Edges in any order; each edge is given once (u, v in either order); the same pair given again adds its weight.
-  // Errors: ValueError for nodes outside 0 .. nodes - 1, NaN or infinite weights; more than 2^31 - 1 nodes.
+  // Errors: ValueError for nodes outside 0 .. nodes - 1, NaN or infinite weights or sums of them; more than 2^31 - 1 nodes.
   Graph(Index nodes, const std::vector<Edge>& edges);
 
   Index nodes() const { return static_cast<Index>(row_start_.size()) - 1; }

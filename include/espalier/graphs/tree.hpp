@@ -26,10 +26,10 @@ class ESPALIER_EXPORT Tree {
   const std::vector<double>& weights() const { return weights_; }
 
   // Nodes so that every parent comes before its children, each tree in one piece, trees by the number of their root:
-  // depth-first, light children (by number) first and the child with the largest subtree last. Subtrees are contiguous, and
-  // because the largest comes last a sweep in either direction has at most log2(size) + 1 unfinished nodes that it must come
-  // back to: its states stay in the first-level cache, on a path of 10^6 nodes as on a star. order()[p] is the node at
-  // position p.
+  // depth-first, children by number except that one with the largest subtree (of equals the last) comes last. Subtrees are
+  // contiguous, and because the largest comes last a sweep in either direction has at most log2(size) + 1 unfinished nodes that
+  // it must come back to: its states stay in the first-level cache, on a path of 10^6 nodes as on a star. order()[p] is the
+  // node at position p.
   const std::vector<Index>& order() const { return order_; }
   // parent_position()[p]: position of the parent of the node at position p, -1 for roots; always < p.
   const std::vector<Index>& parent_position() const { return parent_position_; }

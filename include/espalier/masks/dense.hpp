@@ -12,7 +12,8 @@ namespace espalier {
 
 // M_ij = values(i, j), rows x cols, copied at construction.
 // parameters(): the entries, row-major. Engine: "dense". Cost: rows x cols x columns; memory rows x cols.
-// Gradient: M'_ij itself. Errors: ValueError for NaN or infinite entries.
+// Gradient: M'_ij itself. -inf is allowed for use as a softmax bias, where it
+// leaves the pair out. Errors: ValueError for NaN and +inf entries.
 template <class T, class B = Cpu>
 class ESPALIER_EXPORT DenseMask final : public Mask<T, B> {
  public:

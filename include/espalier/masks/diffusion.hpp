@@ -24,14 +24,16 @@ enum class GraphOperator {
 // Engines
 //   "chebyshev"  degree chosen before the run so that ||M~ - M||_2 / ||M||_2 <= tolerance (certificate `norm`; the spectrum is
 //                bounded rigorously by Collatz-Wielandt, the truncated tail by its sum). One pass over the rows a term; in
-//                double for float data where the tolerance is below the float rounding estimate, about 0.35 terms 6e-8.
+//                double for float data where the tolerance is below the float rounding estimate, about 0.35 terms 6e-8, or
+//                does not cover what rounding T to float costs (about 6e-8 t where T is not representable).
 //                O(terms (nonzeros + L)) a column, terms about sqrt(2 t rho log(1 / tolerance)), rho the spectral bound.
-//   "eigen"      dense eigendecomposition in double, made on first need, exact up to rounding, up to 1024 nodes. With this engine
-//                forced, entries() has tiles (the mask can then be a softmax bias).
+//   "eigen"      dense eigendecomposition in double, made on first need, exact up to rounding, up to 1024 nodes. With
+//                this engine forced, entries() has tiles (the mask can then be a softmax bias).
 // parameters(): t. Gradient: dM/dt = -T M.
 // Accuracy: rounding is about 0.35 terms eps relative to ||X||.
 // Errors: ValueError for a negative, NaN or infinite t, negative weights under a Laplacian, and for exp(tA) that would
-// overflow (t lambda_max > 80 in float, 700 in double).
+// overflow (t lambda_max > 80 in float, 700 in double); t times the width of the spectrum above 2e10, or a spectrum beyond
+// 1e37.
 // Source: H. Tal-Ezer, R. Kosloff, "An accurate and efficient scheme for propagating the time dependent Schroedinger
 // equation", J. Chem. Phys. 81 (1984), for the expansion; L. Collatz, Math. Z. 48 (1942), for the bound.
 template <class T, class B = Cpu>
@@ -59,8 +61,8 @@ class ESPALIER_EXPORT DiffusionMask final : public Mask<T, B> {
   std::vector<Report> candidates(Shape shape) const override;
 
  private:
-  class State;     // operator and spectrum: shared by with_parameters
-  class Expansion; // what depends on t: coefficients; the dense matrix of "eigen"
+  class State;      // operator and spectrum: shared by with_parameters
+  class Expansion;  // what depends on t: coefficients; the dense matrix of "eigen"
   DiffusionMask(std::shared_ptr<const State> state, double time, const MaskOptions& options);
   template <class C>
   void apply_chebyshev(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const;

@@ -38,11 +38,16 @@ class ESPALIER_EXPORT FormArguments {
   virtual std::optional<DistanceFunction> function() = 0;                    // --function
   virtual std::optional<FormArray> array_flag(const std::string& flag) = 0;  // --flag FILE.npy
   virtual FormArray array_file(const std::string& file) = 0;
-  virtual std::shared_ptr<const Tree> tree_file(const std::string& file) = 0;
-  virtual std::shared_ptr<const Graph> graph_file(const std::string& file) = 0;
-  virtual MaskOptions mask_options() = 0;  // --engine, --tolerance, ...
+  virtual std::shared_ptr<const Tree> tree_file(const std::string& file) = 0;  // reads --weights too, where the format needs it
+  virtual std::shared_ptr<const Graph> graph_file(const std::string& file) = 0;  // reads --nodes too
+  virtual MaskOptions mask_options() = 0;                                        // --engine, --tolerance, ...
   // True while only `info` looks: builders may skip work that no report needs.
   virtual bool describe_only() const = 0;
+  // True where the mask is added to scores (--bias): an entry of -inf then leaves the pair out; elsewhere entries are finite.
+  virtual bool additive() const { return false; }
+  // The shift s of a causal order that the caller wants (M_ij = 0 where j - i > s), or nothing. A form whose masks can build
+  // this in (at less than the cost of CausalMask) asks here and does so; where no form asks, the caller wraps the mask.
+  virtual std::optional<Index> causal_shift() { return std::nullopt; }
 };
 
 // One way to write a mask: `--mask kind` or `--mask kind:operand`.

@@ -1,4 +1,4 @@
-// LowRankMask: M = F Gᵀ; with it the mask of ones.
+// LowRankMask: M = F Gᵀ, given by its factors.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -12,8 +12,8 @@ namespace espalier {
 
 // M = F Gᵀ, F: rows x r, G: cols x r (empty: G = F), copied.
 // parameters(): F row-major, then G row-major (only where G was given). Engine "factors": O((rows + cols) r) a column; the
-// masked product is a product of rank m r: (F_i ⊙ A_i)(G_j ⊙ B_j). "direct": tiles. Errors: ShapeError when the ranks differ,
-// ValueError for NaN or infinite entries.
+// masked product takes O((rows + cols) r m c): min(r, m) products by state. "direct": tiles. Errors: ShapeError when the ranks
+// differ, ValueError for NaN or infinite entries.
 template <class T, class B = Cpu>
 class ESPALIER_EXPORT LowRankMask final : public Mask<T, B> {
  public:
@@ -31,34 +31,14 @@ class ESPALIER_EXPORT LowRankMask final : public Mask<T, B> {
   void apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const override;
   void apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                       const Context<B>& context) const override;
+  void add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar, VectorView<T, B> parameter_bar,
+                              const Context<B>& context) const override;
   std::vector<Report> candidates(Shape shape) const override;
 
  private:
   class State;
+  LowRankMask(std::shared_ptr<const State> state, Index rows, Index cols, MaskOptions options);
   std::shared_ptr<const State> state_;
-};
-
-// All ones, rows x cols; with causal set M_ij = 0 where j - i > causal_shift (0: top-left; cols - rows: bottom-right).
-// Engine "prefix": sums (causal: prefix sums carried over blocks in a fixed order), O(rows + cols) a column, and O(L m c) for
-// the masked product: linear attention without a mask. "direct": tiles. No parameters.
-template <class T, class B = Cpu>
-class ESPALIER_EXPORT OnesMask final : public Mask<T, B> {
- public:
-  OnesMask(Index rows, Index cols, bool causal = false, Index causal_shift = 0, MaskOptions options = {});
-
-  Entries<T, B> entries() const override;
-
- protected:
-  void apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const override;
-  void apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
-                      const Context<B>& context) const override;
-  void apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
-                          const LowRankGradients<T, B>& gradients, const Context<B>& context) const override;
-  std::vector<Report> candidates(Shape shape) const override;
-
- private:
-  bool causal_;
-  Index causal_shift_;
 };
 
 }  // namespace espalier

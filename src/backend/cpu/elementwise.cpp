@@ -57,6 +57,13 @@ void copy(MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& contex
 }
 
 template <class T, class B>
+void scale(T factor, MatrixView<T, B> y, const Context<B>& context) {
+  over_rows(y.rows, y.cols, sizeof(T), context, [&](Index i) {
+    for (Index k = 0; k < y.cols; ++k) y(i, k) *= factor;
+  });
+}
+
+template <class T, class B>
 void add_scaled(T factor, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context) {
   over_rows(y.rows, y.cols, sizeof(T), context, [&](Index i) {
     const T* __restrict from = x.row(i);
@@ -108,6 +115,7 @@ void add_row_scaled(VectorView<const T, B> s, MatrixView<const T, B> x, MatrixVi
   template class Buffer<T, Cpu>;                                                                                             \
   template void fill(MatrixView<T, Cpu>, T, const Context<Cpu>&);                                                            \
   template void copy(MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);                                     \
+  template void scale(T, MatrixView<T, Cpu>, const Context<Cpu>&);                                                           \
   template void add_scaled(T, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);                            \
   template void expand_panel(MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);   \
   template void contract_panel(MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&); \

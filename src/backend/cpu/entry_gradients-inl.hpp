@@ -78,7 +78,7 @@ void add_offset_gradient(const EntryPlan<T>& plan, Index i0, Index ni, Index j0,
       T* padded = block + kGradientPad;
       for (Index r = 0; r < height; ++r, padded += kGradientStride) {
         hn::Store(hn::Zero(Wide<T>()), Wide<T>(), padded - kLanes<T>);
-        copy_lanes(from + r * kGradientStride, width, padded);
+        copy_vectors(from + r * kGradientStride, width, padded);
         hn::StoreU(hn::Zero(Wide<T>()), Wide<T>(), padded + width);
       }
       add_diagonals(block + kGradientPad, width, height, to);

@@ -74,6 +74,13 @@ HWY_INLINE void copy_lanes(const T* HWY_RESTRICT x, Index n, T* HWY_RESTRICT y) 
   for (; k < n; ++k) y[k] = x[k];
 }
 
+// Copies n elements rounded up to whole vectors.
+template <class T>
+HWY_INLINE void copy_vectors(const T* HWY_RESTRICT x, Index n, T* HWY_RESTRICT y) {
+  const Wide<T> d;
+  for (Index k = 0; k < n; k += kLanes<T>) hn::StoreU(hn::LoadU(d, x + k), d, y + k);
+}
+
 // offset_table without border or causal zeros: a view into the table where keys are consecutive (one-dimensional grids),
 // otherwise one copy per run of consecutive keys (the last dimension of a grid).
 template <class T>
@@ -97,10 +104,17 @@ EntryTile<T> offset_tile(const EntryPlan<T>& plan, Index i0, Index ni, Index j0,
     const Index end = std::max(a, b) + (ni + kPanel<T> - 1) / kPanel<T> * kPanel<T>;
     if (even && end <= plan.m.table_size) return {plan.table + a, step, false};
   }
+  Index highest = sj * kj[0];
+  for (Index j = 1; j < nj; ++j) highest = std::max(highest, sj * kj[j]);
   for (Index i = 0; i < ni;) {
-    const Index end = i == 0 ? first_end : run_end(i);
-    const T* from = plan.table + plan.offset + si * ki[i];
-    for (Index j = 0; j < nj; ++j) copy_lanes(from + sj * kj[j], end - i, out + j * stride + i);
+    const Index end = i == 0 ? first_end : run_end(i), length = end - i, whole = padded_lanes<T>(length);
+    const Index from = plan.offset + si * ki[i];
+    // Runs of 14 (an image of 14 x 14 patches) are one whole vector each: what it writes too far, the next run overwrites.
+    if (i + whole <= kTileLanes && from + highest + whole <= plan.m.table_size) {
+      for (Index j = 0; j < nj; ++j) copy_vectors(plan.table + from + sj * kj[j], length, out + j * stride + i);
+    } else {
+      for (Index j = 0; j < nj; ++j) copy_lanes(plan.table + from + sj * kj[j], length, out + j * stride + i);
+    }
     i = end;
   }
   return {out, stride, false};

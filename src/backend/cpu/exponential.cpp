@@ -14,6 +14,8 @@
 
 #include "backend/cpu/dispatch.hpp"
 
+#include "backend/cpu/dispatch.hpp"
+
 #include <hwy/contrib/math/math-inl.h>
 
 HWY_BEFORE_NAMESPACE();

@@ -54,7 +54,7 @@ constexpr Index kFlushPairs = 16;
 constexpr Index kReportedWorkers = 64;
 
 // Pairs of columns gathered at once: a cache line of a row, while the panel stays within half an L2 of 1 MiB.
-Index pairs_at_once(Index length, std::size_t element) {
+[[maybe_unused]] Index pairs_at_once(Index length, std::size_t element) {
   const auto complex = static_cast<Index>(2 * element);
   return std::clamp<Index>((Index{1} << 19) / (complex * std::max<Index>(1, length)), 2, 64 / complex);
 }

@@ -9,9 +9,11 @@
 #include "backend/cpu/targets.hpp"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/sparse.cpp"
-#include <hwy/foreach_target.h>
 #include <hwy/cache_control.h>
+#include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+
+#include "backend/cpu/dispatch.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace espalier::backend {
@@ -69,16 +71,20 @@ void rows(const SparseOperator<C, Cpu>& op, C alpha, C beta, C gamma, C coeffici
   }
 }
 
-void rows_float(const SparseOperator<float, Cpu>& op, float alpha, float beta, float gamma, float coefficient, const float* current,
-                float* previous, float* y, Index stride, Index first, Index last) {
+void rows_float(const SparseOperator<float, Cpu>& op, float alpha, float beta, float gamma, float coefficient,
+                const float* current, float* previous, float* y, Index stride, Index first, Index last) {
   rows(op, alpha, beta, gamma, coefficient, current, previous, y, stride, first, last);
 }
 void rows_double(const SparseOperator<double, Cpu>& op, double alpha, double beta, double gamma, double coefficient,
                  const double* current, double* previous, double* y, Index stride, Index first, Index last) {
   rows(op, alpha, beta, gamma, coefficient, current, previous, y, stride, first, last);
 }
-Index lanes_float() { return static_cast<Index>(hn::MaxLanes(hn::ScalableTag<float>())); }
-Index lanes_double() { return static_cast<Index>(hn::MaxLanes(hn::ScalableTag<double>())); }
+Index lanes_float() {
+  return static_cast<Index>(hn::MaxLanes(hn::ScalableTag<float>()));
+}
+Index lanes_double() {
+  return static_cast<Index>(hn::MaxLanes(hn::ScalableTag<double>()));
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace espalier::backend
@@ -97,9 +103,9 @@ namespace {
 template <class C>
 Index lanes() {
   if constexpr (sizeof(C) == sizeof(float)) {
-    return HWY_DYNAMIC_DISPATCH(lanes_float)();
+    return ESPALIER_DISPATCH(lanes_float)();
   } else {
-    return HWY_DYNAMIC_DISPATCH(lanes_double)();
+    return ESPALIER_DISPATCH(lanes_double)();
   }
 }
 
@@ -122,14 +128,14 @@ Index panel_stride(Index columns) {
 }
 
 template <class C, class B>
-void recurrence_step(const SparseOperator<C, B>& op, C alpha, C beta, C gamma, C coefficient, const C* current, C* previous, C* y,
-                     Index stride, const Context<B>& context) {
+void recurrence_step(const SparseOperator<C, B>& op, C alpha, C beta, C gamma, C coefficient, const C* current, C* previous,
+                     C* y, Index stride, const Context<B>& context) {
   parallel_for(context, (op.nodes + kRowBlock - 1) / kRowBlock, [&](Index t, int) {
     const Index first = t * kRowBlock, last = std::min(op.nodes, first + kRowBlock);
     if constexpr (sizeof(C) == sizeof(float)) {
-      HWY_DYNAMIC_DISPATCH(rows_float)(op, alpha, beta, gamma, coefficient, current, previous, y, stride, first, last);
+      ESPALIER_DISPATCH(rows_float)(op, alpha, beta, gamma, coefficient, current, previous, y, stride, first, last);
     } else {
-      HWY_DYNAMIC_DISPATCH(rows_double)(op, alpha, beta, gamma, coefficient, current, previous, y, stride, first, last);
+      ESPALIER_DISPATCH(rows_double)(op, alpha, beta, gamma, coefficient, current, previous, y, stride, first, last);
     }
   });
 }
@@ -157,13 +163,13 @@ void store_panel(const C* panel, Index stride, const double* factor, MatrixView<
   });
 }
 
-#define ESPALIER_INSTANTIATE(C)                                                                                         \
-  template Index panel_columns<C, Cpu>();                                                                               \
-  template Index panel_stride<C, Cpu>(Index);                                                                           \
+#define ESPALIER_INSTANTIATE(C)                                                                                           \
+  template Index panel_columns<C, Cpu>();                                                                                 \
+  template Index panel_stride<C, Cpu>(Index);                                                                             \
   template void recurrence_step(const SparseOperator<C, Cpu>&, C, C, C, C, const C*, C*, C*, Index, const Context<Cpu>&); \
-  template void load_panel(MatrixView<const float, Cpu>, const double*, C*, Index, const Context<Cpu>&);                \
-  template void load_panel(MatrixView<const double, Cpu>, const double*, C*, Index, const Context<Cpu>&);               \
-  template void store_panel(const C*, Index, const double*, MatrixView<float, Cpu>, const Context<Cpu>&);               \
+  template void load_panel(MatrixView<const float, Cpu>, const double*, C*, Index, const Context<Cpu>&);                  \
+  template void load_panel(MatrixView<const double, Cpu>, const double*, C*, Index, const Context<Cpu>&);                 \
+  template void store_panel(const C*, Index, const double*, MatrixView<float, Cpu>, const Context<Cpu>&);                 \
   template void store_panel(const C*, Index, const double*, MatrixView<double, Cpu>, const Context<Cpu>&);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(double)

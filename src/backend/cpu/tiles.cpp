@@ -67,47 +67,49 @@ void pack_sources(const ForwardCall<T>& call, Index j0, Index nj) {
   pack_columns(call.x, j0, nj, call.a ? T(1) : call.plan->folded_scale, call.x_packed + at * padded_rows(call.x.cols));
 }
 
-// R rows j of Sᵀ for one panel of lanes: s[r][.] = mask[r][.] * sum_k b[k][r] a[k][.], added to sum[.] as well. Only `rows`
-// of them exist in the mask; the rest is not written.
-template <class T, int R>
+// R rows j of Sᵀ for V vectors of lanes: s[r][.] = mask[r][.] * sum_k b[k][r] a[k][.], added to sum[.] as well. Only `rows` of
+// them exist in the mask; the rest is not written.
+template <int R, int V, class T>
 HWY_INLINE void score_rows(Index depth, const T* HWY_RESTRICT b, const T* HWY_RESTRICT a, Index rows, const T* mask,
-                           Index mask_step, T* HWY_RESTRICT s, hn::Vec<Wide<T>>& sum0, hn::Vec<Wide<T>>& sum1) {
+                           Index mask_step, T* HWY_RESTRICT s, hn::Vec<Wide<T>> (&sum)[V]) {
   const Wide<T> d;
-  Accumulator<T, R, 2> acc;
+  Accumulator<T, R, V> acc;
   clear(acc);
-  multiply_accumulate<T, R, 2>(depth, b, 1, R, a, kPanel<T>, acc);
+  multiply_accumulate<T, R, V>(depth, b, 1, R, a, kPanel<T>, acc);
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
     if (r < rows) {
-      auto s0 = acc.c[r][0], s1 = acc.c[r][1];
-      if (mask != nullptr) {
-        s0 = hn::Mul(s0, hn::LoadU(d, mask + r * mask_step));
-        s1 = hn::Mul(s1, hn::LoadU(d, mask + r * mask_step + kLanes<T>));
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        auto t = acc.c[r][v];
+        if (mask != nullptr) t = hn::Mul(t, hn::LoadU(d, mask + r * mask_step + v * kLanes<T>));
+        hn::Store(t, d, s + r * kPanel<T> + v * kLanes<T>);
+        sum[v] = hn::Add(sum[v], t);
       }
-      hn::Store(s0, d, s + r * kPanel<T>);
-      hn::Store(s1, d, s + r * kPanel<T> + kLanes<T>);
-      sum0 = hn::Add(sum0, s0);
-      sum1 = hn::Add(sum1, s1);
     }
   }
 }
 
-// Sᵀ of one panel for nj sources, and its sum over j added to sum[kPanel].
-template <class T>
+// Sᵀ of one panel (of its first V vectors) for nj sources, and its sum over j added to total[kPanel].
+template <int V, class T>
 HWY_INLINE void score_panel(Index depth, const T* HWY_RESTRICT b, const T* HWY_RESTRICT a, Index nj, const T* mask,
-                            Index mask_step, T* HWY_RESTRICT s, T* HWY_RESTRICT sum) {
+                            Index mask_step, T* HWY_RESTRICT s, T* HWY_RESTRICT total) {
   const Wide<T> d;
-  auto sum0 = hn::Zero(d), sum1 = hn::Zero(d);
+  hn::Vec<Wide<T>> sum[V];
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
   for (Index j = 0; j < nj; j += kRows) {
     with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
       constexpr int R = height;
-      score_rows<T, R>(depth, b, a, nj - j, mask, mask_step, s + j * kPanel<T>, sum0, sum1);
+      score_rows<R, V>(depth, b, a, nj - j, mask, mask_step, s + j * kPanel<T>, sum);
       b += depth * R;
       if (mask != nullptr) mask += R * mask_step;
     });
   }
-  hn::Store(hn::Add(hn::Load(d, sum), sum0), d, sum);
-  hn::Store(hn::Add(hn::Load(d, sum + kLanes<T>), sum1), d, sum + kLanes<T>);
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) {
+    hn::Store(hn::Add(hn::Load(d, total + v * kLanes<T>), sum[v]), d, total + v * kLanes<T>);
+  }
 }
 
 // One task: rows i0 .. i0 + ni - 1 of y over the packed sources.
@@ -141,12 +143,15 @@ void forward_block(const ForwardCall<T>& call, Index i0, Index ni, T* scratch) {
     for (Index p = 0; p < panels; ++p) {
       const T* mask = tile.data == nullptr ? nullptr : tile.data + p * kPanel<T>;
       T* to = y + p * c_rows * kPanel<T>;
-      if (plain) {
-        add_columns(nj, x, c, mask, tile.j_step, to);
-        continue;
-      }
-      score_panel(m, call.b_packed + at * m, a + p * m * kPanel<T>, nj, mask, tile.j_step, s, sums + p * kPanel<T>);
-      add_columns(nj, x, c, s, kPanel<T>, to);
+      with_panel_vectors<T>(ni - p * kPanel<T>, [&](auto vectors) HWY_ATTR {
+        constexpr int V = vectors;
+        if (plain) {
+          add_columns<V>(nj, x, c, mask, tile.j_step, to);
+          return;
+        }
+        score_panel<V>(m, call.b_packed + at * m, a + p * m * kPanel<T>, nj, mask, tile.j_step, s, sums + p * kPanel<T>);
+        add_columns<V>(nj, x, c, s, kPanel<T>, to);
+      });
     }
   }
   for (Index p = 0; p < panels; ++p) {

@@ -9,12 +9,12 @@
 
 #include "backend/cpu/entry_plan.hpp"
 #include "backend/cpu/parallel.hpp"
+#include "backend/cpu/sink_parts.hpp"
 #include "backend/cpu/tile_geometry.hpp"
 #include "backend/elementwise.hpp"
 #include "backend/tiles.hpp"
 
 #include <algorithm>
-#include <functional>
 
 #include "backend/cpu/targets.hpp"
 #undef HWY_TARGET_INCLUDE
@@ -27,6 +27,7 @@
 #include "backend/cpu/entry_tiles-inl.hpp"
 #include "backend/cpu/packing-inl.hpp"
 #include "backend/cpu/register_tile-inl.hpp"
+#include "backend/cpu/source_sums-inl.hpp"
 
 #ifndef ESPALIER_BACKWARD_CALL
 #define ESPALIER_BACKWARD_CALL
@@ -96,22 +97,22 @@ namespace espalier::backend {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// out[j][.] = mask[j][.] * sum_k b[k][j] a[k][.] for one panel of lanes (mask null: no factor).
-template <class T>
+// out[j][.] = mask[j][.] * sum_k b[k][j] a[k][.] for the first V vectors of one panel of lanes (mask null: no factor).
+template <int V, class T>
 HWY_INLINE void product_panel(Index depth, const T* HWY_RESTRICT b, const T* HWY_RESTRICT a, Index nj, const T* mask,
                               Index mask_step, T* HWY_RESTRICT out) {
   const Wide<T> d;
   for (Index j = 0; j < nj; j += kRows) {
     with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
       constexpr int R = height;
-      Accumulator<T, R, 2> acc;
+      Accumulator<T, R, V> acc;
       clear(acc);
-      multiply_accumulate<T, R, 2>(depth, b, 1, R, a, kPanel<T>, acc);
+      multiply_accumulate<T, R, V>(depth, b, 1, R, a, kPanel<T>, acc);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
         if (j + r < nj) {
 #pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) {
+          for (int v = 0; v < V; ++v) {
             auto s = acc.c[r][v];
             if (mask != nullptr) s = hn::Mul(s, hn::LoadU(d, mask + (j + r) * mask_step + v * kLanes<T>));
             hn::Store(s, d, out + (j + r) * kPanel<T> + v * kLanes<T>);
@@ -134,22 +135,22 @@ struct Combination {
   T* gradient;
   bool want_p;
 };
-template <class T>
+template <int V, class T>
 HWY_INLINE void combine_panel(Index depth, const T* HWY_RESTRICT x, const T* HWY_RESTRICT y_bar, const T* HWY_RESTRICT r_bar,
                               Index nj, const Combination<T>& to) {
   const Wide<T> d;
   for (Index j = 0; j < nj; j += kRows) {
     with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
       constexpr int R = height;
-      Accumulator<T, R, 2> acc;
+      Accumulator<T, R, V> acc;
       clear(acc);
-      multiply_accumulate<T, R, 2>(depth, x, 1, R, y_bar, kPanel<T>, acc);
+      multiply_accumulate<T, R, V>(depth, x, 1, R, y_bar, kPanel<T>, acc);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
         if (j + r < nj) {
           const Index at = (j + r) * kPanel<T>;
 #pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) {
+          for (int v = 0; v < V; ++v) {
             const Index l = v * kLanes<T>;
             const auto w = hn::Add(acc.c[r][v], hn::Load(d, r_bar + l));
             const auto m = to.mask == nullptr ? hn::Set(d, T(1)) : hn::LoadU(d, to.mask + (j + r) * to.mask_step + l);
@@ -167,53 +168,6 @@ HWY_INLINE void combine_panel(Index depth, const T* HWY_RESTRICT x, const T* HWY
       x += depth * R;
     });
   }
-}
-
-// R rows j by V vectors of features: out[j][.] += sum_{i < ni} g[panel][j][i] a[i][.]; panels are nj * kPanel apart.
-template <class T, int R, int V>
-HWY_INLINE void add_source_tile(Index ni, Index nj, const T* HWY_RESTRICT g, const T* HWY_RESTRICT a, Index width, Index rows,
-                                T* HWY_RESTRICT out) {
-  const Wide<T> d;
-  Accumulator<T, R, V> acc;
-  clear(acc);
-  for (Index i = 0; i < ni; i += kPanel<T>) {
-    multiply_accumulate<T, R, V>(std::min(kPanel<T>, ni - i), g, kPanel<T>, 1, a + i * width, width, acc);
-    g += nj * kPanel<T>;
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) {
-    if (r < rows) {
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        T* to = out + r * width + v * kLanes<T>;
-        hn::Store(hn::Add(hn::Load(d, to), acc.c[r][v]), d, to);
-      }
-    }
-  }
-}
-
-// out[j][k] += sum_i g[panel of i][j][i] a[i][k], j < nj, k < width (whole vectors). Rows up to the next whole tile are read.
-template <class T>
-void add_sources(Index ni, Index nj, const T* HWY_RESTRICT g, const T* HWY_RESTRICT a, Index width, T* HWY_RESTRICT out) {
-  constexpr Index stride = kTileSources;
-  for (Index k = 0; k < width; k += kPanel<T>) {
-    for (Index j = 0; j < nj; j += kRows) {
-      with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
-        constexpr int R = height;
-        const T* from = g + j * kPanel<T>;
-        if (k + kPanel<T> <= width) {
-          add_source_tile<T, R, 2>(ni, stride, from, a + k, width, nj - j, out + j * width + k);
-        } else {
-          add_source_tile<T, R, 1>(ni, stride, from, a + k, width, nj - j, out + j * width + k);
-        }
-      });
-    }
-  }
-}
-
-template <class T>
-void zero(T* HWY_RESTRICT y, Index n) {
-  for (Index k = 0; k < n; ++k) y[k] = T(0);
 }
 
 // Packed rows and cotangents of one row block, in the stripe's scratch.
@@ -239,18 +193,20 @@ void backward_tile(const BackwardCall<T>& call, const Stripe<T>& stripe, const S
     const T* mask = tile.data == nullptr ? nullptr : tile.data + i;
     T* s = scratch + at.s + p * kTileSources * kPanel<T>;
     T* w = call.want_a || call.want_b ? scratch + at.w_tile + p * kTileSources * kPanel<T> : nullptr;
-    if (call.need_s()) {
-      product_panel(m, scratch + at.b_rows + source * m, scratch + at.a_lanes + i * m, nj, call.need_w() ? nullptr : mask,
-                    tile.j_step, s);
-    }
-    if (!call.need_w()) continue;
-    combine_panel(
-        c, scratch + at.x_rows + source * c, scratch + at.y_lanes + i * c, scratch + at.r + i, nj,
-        Combination<T>{mask, tile.j_step, call.need_s() ? s : nullptr, w, d == nullptr ? nullptr : d + i, call.want_x});
-    if (call.want_a) {
-      add_columns(nj, scratch + at.b_columns + source * padded_rows(m), m, w, kPanel<T>,
-                  scratch + at.a_bar + i * padded_rows(m));
-    }
+    T* gradient = d == nullptr ? nullptr : d + i;
+    with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
+      constexpr int V = vectors;
+      if (call.need_s()) {
+        product_panel<V>(m, scratch + at.b_rows + source * m, scratch + at.a_lanes + i * m, nj, call.need_w() ? nullptr : mask,
+                         tile.j_step, s);
+      }
+      if (!call.need_w()) return;
+      const Combination<T> to{mask, tile.j_step, call.need_s() ? s : nullptr, w, gradient, call.want_x};
+      combine_panel<V>(c, scratch + at.x_rows + source * c, scratch + at.y_lanes + i * c, scratch + at.r + i, nj, to);
+      if (!call.want_a) return;
+      add_columns<V>(nj, scratch + at.b_columns + source * padded_rows(m), m, w, kPanel<T>,
+                     scratch + at.a_bar + i * padded_rows(m));
+    });
   }
   if (call.want_b) {
     const Index width = padded_lanes<T>(m);
@@ -331,58 +287,6 @@ void run(const BackwardCall<double>& call, const Stripe<double>& stripe) {
 Index stripe_count(Index cols) {
   return std::clamp<Index>((cols + 511) / 512, 1, 8);
 }
-
-// The entries' gradient as one stripe keeps it.
-template <class T>
-class SinkParts {
- public:
-  // Entries of a dense or sparse mask lie in one tile each: stripes write them in place and keep only the border apart. For
-  // other kinds each stripe has its own copy of the whole sink. One stripe writes everything in place.
-  SinkParts(const EntriesGradient<T, Cpu>& sink, Index sink_size, EntryKind kind, Index stripes)
-      : sink_(sink), stripes_(stripes), in_place_(stripes == 1) {
-    if (!sink || in_place_) return;
-    exclusive_ = kind == EntryKind::dense || kind == EntryKind::sparse;
-    for (T* p : {sink.values, sink.left, sink.right, sink.table, sink.border, sink.source}) {
-      if (p != nullptr && (lowest_ == nullptr || std::less<T*>()(p, lowest_))) lowest_ = p;
-    }
-    if (exclusive_) lowest_ = sink.border;
-    size_ = !exclusive_ ? sink_size : sink.border != nullptr ? 3 : 0;
-    parts_ = Buffer<T, Cpu>(stripes * size_);
-    std::fill_n(parts_.data(), stripes * size_, T(0));
-  }
-
-  EntriesGradient<T, Cpu> of(Index stripe) const {
-    if (!sink_ || in_place_) return sink_;
-    T* base = parts_.data() + stripe * size_;
-    const auto moved = [&](T* p) { return p == nullptr ? nullptr : base + (p - lowest_); };
-    EntriesGradient<T, Cpu> part;
-    part.border = moved(sink_.border);
-    if (exclusive_) {
-      part.values = sink_.values;
-      return part;
-    }
-    part.values = moved(sink_.values);
-    part.left = moved(sink_.left);
-    part.right = moved(sink_.right);
-    part.table = moved(sink_.table);
-    part.source = moved(sink_.source);
-    return part;
-  }
-
-  void add_up() const {
-    for (Index s = 0; s < stripes_ && size_ > 0; ++s) {
-      const T* from = parts_.data() + s * size_;
-      for (Index k = 0; k < size_; ++k) lowest_[k] += from[k];
-    }
-  }
-
- private:
-  EntriesGradient<T, Cpu> sink_;
-  Index stripes_, size_ = 0;
-  bool in_place_, exclusive_ = false;
-  T* lowest_ = nullptr;
-  Buffer<T, Cpu> parts_;
-};
 
 template <class T>
 void add_stripes(const T* parts, Index stripes, MatrixView<T, Cpu> out, const Context<Cpu>& context) {

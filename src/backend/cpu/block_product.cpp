@@ -1,0 +1,88 @@
+// Small dense products by the register tile, compiled once per instruction set.
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/block_product.hpp"
+
+#include "backend/cpu/targets.hpp"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/block_product.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "backend/cpu/dispatch.hpp"
+
+#include "backend/cpu/register_tile-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace espalier::backend {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <int R, class T>
+HWY_INLINE void one_tile(Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_step, T* c, Index c_step,
+                         bool add) {
+  const Wide<T> d;
+  Accumulator<T, R, 2> acc;
+  clear(acc);
+  multiply_accumulate(depth, a, a_row, a_step, b, b_step, acc);
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    T* to = c + r * c_step;
+    for (int v = 0; v < 2; ++v) {
+      T* at = to + v * kLanes<T>;
+      hn::StoreU(add ? hn::Add(hn::LoadU(d, at), acc.c[r][v]) : acc.c[r][v], d, at);
+    }
+  }
+}
+
+template <class T>
+void all_tiles(Index rows, Index cols, Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_step, T* c,
+               Index c_step, bool add) {
+  constexpr int kThird = kRows / 3;
+  for (Index j = 0; j < cols; j += kPanel<T>) {
+    Index i = 0;
+    for (; i + kRows <= rows; i += kRows) {
+      one_tile<kRows>(depth, a + i * a_row, a_row, a_step, b + j, b_step, c + i * c_step + j, c_step, add);
+    }
+    for (; i + kThird <= rows; i += kThird) {
+      one_tile<kThird>(depth, a + i * a_row, a_row, a_step, b + j, b_step, c + i * c_step + j, c_step, add);
+    }
+    for (; i < rows; ++i) {
+      one_tile<1>(depth, a + i * a_row, a_row, a_step, b + j, b_step, c + i * c_step + j, c_step, add);
+    }
+  }
+}
+
+void block_product_float(Index rows, Index cols, Index depth, const float* a, Index a_row, Index a_step, const float* b,
+                         Index b_step, float* c, Index c_step, bool add) {
+  all_tiles(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
+}
+void block_product_double(Index rows, Index cols, Index depth, const double* a, Index a_row, Index a_step, const double* b,
+                          Index b_step, double* c, Index c_step, bool add) {
+  all_tiles(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace espalier::backend
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace espalier::backend {
+
+HWY_EXPORT(block_product_float);
+HWY_EXPORT(block_product_double);
+
+// Instantiated, not specialised: g++ gives explicit specialisations default visibility in spite of -fvisibility=hidden.
+template <class T>
+void block_product(Index rows, Index cols, Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_step, T* c,
+                   Index c_step, bool add) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    ESPALIER_DISPATCH(block_product_float)(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
+  } else {
+    ESPALIER_DISPATCH(block_product_double)(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
+  }
+}
+template void block_product(Index, Index, Index, const float*, Index, Index, const float*, Index, float*, Index, bool);
+template void block_product(Index, Index, Index, const double*, Index, Index, const double*, Index, double*, Index, bool);
+
+}  // namespace espalier::backend
+#endif  // HWY_ONCE

@@ -1,0 +1,228 @@
+// Wrong input: exit code, the one line on standard error, and outputs that stay as they were.
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <algorithm>
+
+#include "tools/command_runner.hpp"
+
+using namespace command_tests;
+
+namespace {
+
+struct BadCase {
+  std::string args, text;  // text: part of standard error
+};
+
+const std::string multiply = "multiply --input x.npy --output old.npy ";
+const std::string attend = "attend --query q.npy --key k.npy --value v.npy --output old.npy ";
+const std::string linear = attend + "--attention linear --feature-map relu ";
+const std::string softmax = attend + "--attention softmax ";
+
+const std::vector<BadCase> cases = {
+    // the parser
+    {"", "command"},
+    {"frobnicate", "frobnicate: no command"},
+    {"multiply --no-such-flag", "--no-such-flag: unknown flag"},
+    {multiply + "--mask", "--mask"},
+    {multiply + "--mask ones --input x.npy", "--input"},
+    {multiply + "--mask ones extra", "'extra': unexpected argument"},
+    {"multiply --input x.npy --mask ones --output --quiet", "--output: a value is missing"},
+    {"multiply --output old.npy --mask ones", "--input: is missing"},
+    {"multiply --input x.npy --mask ones", "--output: is missing"},
+    {multiply, "--mask: is missing"},
+    // later issues
+    {"fit --function d", "fit: is not available yet"},
+    {"entries --mask ones", "entries: is not available yet"},
+    {multiply + "--mask ones --check 3", "--check: is not available yet"},
+    {multiply + "--mask ones --dry-run", "--dry-run: is not available yet"},
+    {multiply + "--mask ones --cost-model c.json", "--cost-model: is not available yet"},
+    {multiply + "--mask ones --tolerance-kind entry", "--tolerance-kind: 'entry' is not available yet"},
+    {linear + "--layout BLHD", "--layout: is not available yet"},
+    {linear + "--window 3,3", "--window: is not available yet"},
+    {linear + "--offsets n.npy", "--offsets: is not available yet"},
+    {attend + "--attention knn", "--attention: 'knn' is not available yet"},
+    {multiply + "--mask tree:t.nwk --function 'exp(-d)' --leaves", "--leaves: is not available yet"},
+    // common flags
+    {multiply + "--mask ones --threads 0", "--threads: 0 (expected at least 1)"},
+    {multiply + "--mask ones --threads two", "--threads: 'two' (expected an integer)"},
+    {multiply + "--mask ones --tolerance -1", "--tolerance: -1 (expected 0 <= E < 1)"},
+    {multiply + "--mask ones --tolerance nan", "--tolerance: 'nan' (expected a finite number)"},
+    {multiply + "--mask ones --type half", "--type: 'half' (expected float or double)"},
+    {multiply + "--mask ones --repeat 0", "--repeat: 0 (expected at least 1)"},
+    {multiply + "--mask ones --progress --no-progress", "--no-progress: contradicts --progress"},
+    {multiply + "--mask grid:5 --function 'exp(-d)' --engine warp", "--engine: "},
+    {multiply + "--mask ones --report no_folder/r.json", "--report: no_folder/r.json: the folder no_folder does not exist"},
+    // input and output files
+    {"multiply --mask ones --input none.npy --output old.npy", "none.npy: cannot be opened"},
+    {"multiply --mask ones --input . --output old.npy", ".: is a folder"},
+    {"multiply --mask ones --input t.nwk --output old.npy", "t.nwk: is not a .npy file"},
+    {"multiply --mask ones --input cut.npy --output old.npy",
+     "cut.npy: 12 bytes of elements (expected 40 for shape [5] of float64)"},
+    {"multiply --mask ones --input integers.npy --output old.npy", "integers.npy: elements of type int64 (expected float16"},
+    {"multiply --mask ones --input x.npy --output no_folder/y.npy",
+     "--output: no_folder/y.npy: the folder no_folder does not exist"},
+    {"multiply --mask ones --input x.npy --output .", "--output: .: is a folder"},
+    {"multiply --mask ones --input x.npy --output y.npy.gz", "--output: y.npy.gz: packed files are not written"},
+    {multiply + "--mask ones --report old.npy", "old.npy is the output of --report too"},
+    // masks
+    {multiply + "--mask grib:5", "--mask: 'grib:5' is no form of a mask"},
+    {multiply + "--mask grid:4 --function 'exp(-d)'",
+     "x.npy: 5 rows (expected 4 from grid:4; one extra token? add --border 1)"},
+    {multiply + "--mask grid:2 --function 'exp(-d)' --border 1",
+     "x.npy: 5 rows (expected 3 from grid:2 with --border 1; 2 more extra tokens? set --border 3)"},
+    {multiply + "--mask grid:2x --function d", "--mask: "},
+    {multiply + "--mask grid:0 --function d", "--mask: "},
+    {multiply + "--mask grid:5", "--function"},
+    {multiply + "--mask grid:5 --function 'exp(-d)' --table table.npy", "--function and --table exclude each other"},
+    {multiply + "--mask grid:5 --table x.npy", "--table"},
+    {multiply + "--mask grid:5 --table none.npy", "none.npy: cannot be opened"},
+    {multiply + "--mask grid:5 --function 'exp(-d'", "--function: 'exp(-d'"},
+    {multiply + "--mask grid:5 --function 'exp(-x)'", "--function: 'exp(-x)'"},
+    {multiply + "--mask grid:5 --function '1/d'", "--mask: "},
+    {multiply + "--mask grid:5 --function 'd,d'", "--function: 'd,d' has several values"},
+    {multiply + "--mask grid:5 --function table:short.npy", "no value at d = "},
+    {multiply + "--mask grid:5 --function 'exp(-d)' --distance l3", "--distance"},
+    {multiply + "--mask ones --time 3", "--time: means nothing here"},
+    {multiply + "--mask ones --border -1", "--border: -1 (expected at least 0)"},
+    {multiply + "--mask ones --border 1 --border-weight 1,2",
+     "--border-weight: 2 numbers (expected one, or row,column,corner)"},
+    {multiply + "--mask ones --causal=bottom-right", "--causal: 'bottom-right'"},
+    {multiply + "--mask dense:x.npy", "dimensions"},
+    {multiply + "--mask dense:infinite.npy", "infinite.npy: element 1 is not finite"},
+    {multiply + "--mask dense:", "--mask: a file's name is missing after the colon"},
+    {multiply + "--mask tree:t.nwk", "--function"},
+    {multiply + "--mask tree:bad.nwk --function 'exp(-d)'", "bad.nwk:2: the file ends inside a tree (expected ')')"},
+    {multiply + "--mask tree:cycle.txt --function 'exp(-d)'", "cycle.txt:1: node 0 is its own ancestor (expected a forest)"},
+    {multiply + "--mask tree:x.npy --function 'exp(-d)'", "x.npy: parents of type float64 (expected int32 or int64)"},
+    {multiply + "--mask tree:t.csv --function 'exp(-d)'", "t.csv: unknown kind of tree file"},
+    {multiply + "--mask graph:g.txt", "--time"},
+    {multiply + "--mask graph:g.txt --time -1", "--mask: "},
+    {multiply + "--mask graph:g.txt --time 1 --nodes 2", "--nodes: 2 nodes (expected at least the 5 of g.txt)"},
+    {multiply + "--mask graph:g.txt --time 1 --operator heat", "--operator: 'heat'"},
+    {multiply + "--mask graph:two.txt --time 1", "two.txt:2: the edge between 1 and 0 (0-based) has the weight 2 (expected 1"},
+    {multiply + "--mask graph:bad.mtx --time 1", "bad.mtx:3: index 9 (expected 1 .. 5)"},
+    {multiply + "--mask graph:negative.txt --time 1", "--mask: "},
+    // rows
+    {"row --mask grid:5 --function d --output old.npy", "--row: is missing"},
+    {"row --mask grid:5 --function d --row 5 --output old.npy", "--row: 5 (expected 0 .. 4 for grid:5)"},
+    {"row --mask grid:5 --function d --row 1,1 --output old.npy", "--row: 1,1: 2 numbers (expected one or 1 for grid:5)"},
+    {"row --mask grid:5 --function d --row 1 --output row.jpg", "--output: row.jpg: unknown kind of file"},
+    {"row --mask graph:g.txt --time 1 --row 1 --output row.png", "--coordinates: is missing"},
+    {"info --mask ones --nodes-output n.tsv --size 4", "--nodes-output: ones has no tree"},
+    // attention
+    {attend, "--attention: is missing"},
+    {attend + "--attention warp", "--attention: 'warp' (expected linear, softmax or top-k)"},
+    {attend + "--attention linear", "--feature-map: is missing"},
+    {attend + "--attention linear --feature-map gelu", "--feature-map: 'gelu' (expected identity"},
+    {linear + "--bias ones", "--bias: goes with --attention softmax"},
+    {linear + "--scale 2", "--scale: means nothing here"},
+    {linear + "--k 2", "--k: means nothing here"},
+    {linear + "--weight-epsilon -1", "--weight-epsilon: -1 (expected >= 0)"},
+    {linear + "--log-sum-exp e.npy", "--log-sum-exp: goes with --attention softmax"},
+    {linear + "--mask grid:4 --function 'exp(-d)'", "q.npy: 5 rows (expected 4 from grid:4; one extra token? add --border 1)"},
+    {linear + "--query-gradient qg.npy", "--query-gradient: needs --output-gradient"},
+    {linear + "--output-gradient v.npy", "--output-gradient: no gradient is asked for"},
+    {linear + "--output-gradient x.npy --query-gradient qg.npy", "x.npy: shape [5] (expected [5, 3], the output's)"},
+    {linear + "--output-gradient v.npy --table-gradient tg.npy", "--table-gradient: there is no mask"},
+    {linear + "--output-gradient v.npy --table-gradient tg.npy --mask ones", "--table-gradient: ones has no table"},
+    {linear + "--key-count x.npy", "x.npy: counts of type float64 (expected int32 or int64)"},
+    {linear + "--key-count integers.npy", "integers.npy: shape [5] (expected [1], a count a batch entry)"},
+    {linear + "--causal=sideways", "--causal: 'sideways' (expected top-left or bottom-right)"},
+    {attend + "--attention linear --feature-map positive-softmax --projection v.npy", "v.npy: shape [5, 3] (expected [m, 2]"},
+    {softmax + "--feature-map relu", "--feature-map: means nothing here"},
+    {softmax + "--mask dense:negative.npy",
+     "--mask: dense:negative.npy: entry (0, 0) is -1 (expected entries >= 0 under softmax)"},
+    {softmax + "--mask grid:5 --function 'cos(d)'",
+     "--mask: grid:5: an entry is -0.989992 (expected entries >= 0 under softmax)"},
+    {softmax + "--mask grid:4 --function 'exp(-d)' --border 1 --border-weight=-1", "--mask: grid:4: an entry is -1 "},
+    {softmax + "--engine fft", "--engine: 'fft' (expected direct"},
+    {"attend --attention softmax --query q.npy --key long.npy --value longv.npy --output old.npy --causal",
+     "--causal: q.npy has 5 rows, long.npy 7: say the alignment"},
+    {"attend --attention softmax --query q.npy --key v.npy --value v.npy --output old.npy",
+     "v.npy: 3 columns (expected 2 as q.npy has)"},
+    {"attend --attention softmax --query q.npy --key long.npy --value v.npy --output old.npy",
+     "v.npy: 5 rows (expected 7 as long.npy has)"},
+    {"attend --attention softmax --query x.npy --key k.npy --value v.npy --output old.npy",
+     "x.npy: shape [5] (expected [L, d]"},
+    {attend + "--attention top-k", "--k: is missing"},
+    {attend + "--attention top-k --k 0", "--k: 0 (expected at least 1)"},
+    {attend + "--attention top-k --k 2 --mask ones", "--mask: does not go with --attention top-k"},
+    {attend + "--attention top-k --k 2 --bias ones", "--bias: does not go with --attention top-k"},
+    {"top-k --query q.npy --key k.npy --indices old.npy", "--k: is missing"},
+    {"top-k --query q.npy --key k.npy --k 2", "--indices: is missing"},
+    {"top-k --query q.npy --key v.npy --k 2 --indices old.npy", "v.npy: 3 columns (expected 2 as q.npy has)"},
+};
+
+}  // namespace
+
+TEST_CASE("every mistake has its exit code and text, and changes nothing") {
+  const Folder folder;
+  const std::vector<double> ten(10, 0.5), fifteen(15, 0.25), five(5, 1.0);
+  folder.array("x.npy", {5}, five);
+  folder.array("q.npy", {5, 2}, ten);
+  folder.array("k.npy", {5, 2}, ten);
+  folder.array("v.npy", {5, 3}, fifteen);
+  folder.array("long.npy", {7, 2}, std::vector<double>(14, 1));
+  folder.array("longv.npy", {7, 3}, std::vector<double>(21, 1));
+  folder.array("table.npy", {9}, std::vector<double>(9, 1));
+  folder.array("short.npy", {2}, std::vector<double>(2, 1));
+  folder.array("infinite.npy", {2, 2}, std::vector<double>{1, 1.0 / 0.0, 1, 1});
+  folder.array("negative.npy", {5, 5}, std::vector<double>(25, -1));
+  folder.array("integers.npy", {5}, std::vector<std::int64_t>(5, 1));
+  const std::string whole = text_of(folder.path("x.npy"));
+  folder.text("cut.npy", whole.substr(0, whole.size() - 28));
+  folder.text("t.nwk", "((A,B),C);");
+  folder.text("bad.nwk", "((A,B),\nC");
+  folder.text("cycle.txt", "1\n0\n-1\n-1\n-1\n");
+  folder.text("t.csv", "1,2\n");
+  folder.text("g.txt", "0 1\n3 4\n");
+  folder.text("two.txt", "0 1 1\n1 0 2\n");
+  folder.text("negative.txt", "0 1 -1\n3 4\n");
+  folder.text("bad.mtx", "%%MatrixMarket matrix coordinate pattern general\n5 5 1\n9 1\n");
+  folder.array("old.npy", {1}, std::vector<double>{42});
+  const std::string old = text_of(folder.path("old.npy"));
+  const auto names = folder.names();
+  CHECK(cases.size() >= 60);
+  for (const BadCase& c : cases) {
+    CAPTURE(c.args);
+    const Outcome r = folder.run(c.args);
+    CHECK_MESSAGE(r.code == 2, r.code, " ", r.err);
+    CHECK(r.out.empty());
+    CHECK_MESSAGE(r.err.rfind("espalier: ", 0) == 0, r.err);
+    CHECK_MESSAGE(std::count(r.err.begin(), r.err.end(), '\n') == 1, r.err);
+    CHECK_MESSAGE(r.err.find(c.text) != std::string::npos, r.err, " should contain ", c.text);
+    CHECK(text_of(folder.path("old.npy")) == old);
+    CHECK(folder.names() == names);
+  }
+}
+
+TEST_CASE("help of every command shows examples") {
+  const Folder folder;
+  for (const char* command : {"multiply", "attend", "top-k", "row", "info"}) {
+    const Outcome r = folder.run(std::string(command) + " --help");
+    CHECK(r.code == 0);
+    CHECK(r.err.empty());
+    CHECK(r.out.find("Examples:\n  espalier " + std::string(command)) != std::string::npos);
+  }
+  CHECK(folder.run("--version").out.rfind("espalier ", 0) == 0);
+}
+
+TEST_CASE("Ctrl-C: exit code 130, nothing half-written") {
+  const Folder folder;
+  folder.array("x.npy", {40000, 8}, std::vector<double>(40000 * 8, 1));
+  folder.array("old.npy", {1}, std::vector<double>{42});
+  const std::string old = text_of(folder.path("old.npy"));
+  const auto names = folder.names();
+  // Direct tiles of 40,000 x 40,000 take seconds; the signal comes after half of one.
+  const std::string line = "cd '" + folder.path("") +
+                           "' && timeout -s INT 0.5 '" ESPALIER_COMMAND
+                           "' multiply --mask grid:40000 --function 'exp(-0.001*d)' --engine direct --repeat 100 --threads 1 "
+                           "--input x.npy --output old.npy >.stdout 2>.stderr";
+  const int status = std::system(("( " + line + " ); true").c_str());
+  CHECK(status == 0);
+  CHECK(text_of(folder.path(".stderr")) == "espalier: cancelled\n");
+  CHECK(text_of(folder.path(".stdout")).empty());
+  CHECK(text_of(folder.path("old.npy")) == old);
+  CHECK(folder.names() == names);
+}

@@ -1,0 +1,368 @@
+// Answers what a mask's form asks for from flags and files.
+// SPDX-License-Identifier: Apache-2.0
+#include "mask_flags.hpp"
+
+#include "expression.hpp"
+
+#include <espalier/masks/combinators.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+
+namespace espalier::tools {
+
+namespace {
+
+const MaskForm& find_form(const std::vector<MaskForm>& forms, const std::string& kind, const std::string& role,
+                          const std::string& text) {
+  std::string known;
+  for (const MaskForm& form : forms) {
+    if (form.kind == kind) return form;
+    known += (known.empty() ? "" : ", ") + form.kind;
+  }
+  throw FlagError(role, "'" + text + "' is no form of a mask (expected one of " + known + ", then ':' and what it needs)");
+}
+
+BorderWeights border_weights(const std::optional<std::string>& text, const std::string& flag, double standard) {
+  BorderWeights weights{standard, standard, standard};
+  if (!text) return weights;
+  std::vector<double> numbers;
+  std::size_t at = 0;
+  for (;;) {
+    const auto comma = text->find(',', at);
+    numbers.push_back(number_from(text->substr(at, comma == std::string::npos ? comma : comma - at), flag));
+    if (comma == std::string::npos) break;
+    at = comma + 1;
+  }
+  if (numbers.size() != 1 && numbers.size() != 3) {
+    throw FlagError(flag, std::to_string(numbers.size()) + " numbers (expected one, or row,column,corner)");
+  }
+  weights.row = numbers[0];
+  weights.column = numbers[numbers.size() == 3 ? 1 : 0];
+  weights.corner = numbers[numbers.size() == 3 ? 2 : 0];
+  return weights;
+}
+
+// One mask's view of the flags.
+class FlagArguments final : public FormArguments {
+ public:
+  FlagArguments(Run& run, const MaskRequest& request, std::string operand, Index border)
+      : run_(&run), request_(&request), operand_(std::move(operand)), border_(border) {}
+
+  std::string flag_name(const std::string& name) const { return request_->prefixed ? request_->role + "-" + name : name; }
+
+  std::string operand() const override { return operand_; }
+  std::pair<Index, Index> size() const override {
+    const auto [rows, cols] = request_->size;
+    return {std::max<Index>(rows - border_, 0), std::max<Index>(cols - border_, 0)};
+  }
+  std::optional<std::string> text(const std::string& flag) override { return run_->flags.text(flag_name(flag)); }
+  std::optional<double> number(const std::string& flag) override { return run_->flags.number(flag_name(flag)); }
+  bool flag(const std::string& flag) override { return run_->flags.on(flag_name(flag)); }
+  std::optional<DistanceFunction> function() override {
+    const auto value = text("function");
+    if (!value) return std::nullopt;
+    const std::string name = flag_name("function");
+    if (value->rfind("table:", 0) != 0) return distance_expression(*value, name);
+    const std::string path = value->substr(6);
+    const NpyArray a = run_->read_floats(path);
+    if (a.shape.size() != 1 || a.shape[0] < 1) {
+      throw FormatError(path, 0, "shape " + shape_text(a.shape) + " (expected [n] with n >= 1: values at 0, 1, 2, ...)");
+    }
+    std::vector<double> values = convert<double>(a);
+    require_finite(values, path);
+    sources.table_shape = a.shape;
+    return DistanceFunction(FunctionTable{std::move(values)});
+  }
+  std::optional<FormArray> array_flag(const std::string& flag) override {
+    const auto path = text(flag);
+    if (!path) return std::nullopt;
+    FormArray array = floats(*path, false);
+    // The one array flag whose values a gradient flag asks for by name.
+    if (flag == "table") sources.table_shape = array.shape;
+    return array;
+  }
+  FormArray array_file(const std::string& file) override {
+    if (file.empty()) throw FlagError(request_->role, "a file's name is missing after the colon");
+    return floats(file, true);
+  }
+  std::shared_ptr<const Tree> tree_file(const std::string& file) override {
+    if (file.empty()) throw FlagError(request_->role, "a file's name is missing after the colon");
+    const bool array = name_without_gz(file).ends_with(".npy");
+    sources.tree = read_tree_file(file, array ? text("weights").value_or("") : "");
+    return std::make_shared<const Tree>(sources.tree->parent, sources.tree->weights);
+  }
+  std::shared_ptr<const Graph> graph_file(const std::string& file) override {
+    if (file.empty()) throw FlagError(request_->role, "a file's name is missing after the colon");
+    if (name_without_gz(file).ends_with(".npy")) {
+      throw FlagError(request_->role,
+                      file + ": graphs in .npy files are not available yet (they come with the adoption issue)");
+    }
+    const auto nodes = run_->flags.integer(flag_name("nodes"), 0);
+    try {
+      sources.graph = read_graph_file(file, nodes.value_or(-1));
+    } catch (const ValueError& error) {
+      throw FlagError(flag_name("nodes"), error.what());
+    }
+    sources.graph_path = file;
+    for (const auto& warning : sources.graph->warnings) run_->warnings.push_back(warning);
+    return std::make_shared<const Graph>(sources.graph->nodes, sources.graph->edges);
+  }
+  MaskOptions mask_options() override { return request_->options.value_or(run_->mask_options()); }
+  bool describe_only() const override { return request_->describe_only; }
+  bool additive() const override { return request_->role == "bias"; }
+  std::optional<Index> causal_shift() override {
+    // Under a border the order of the inner mask alone is not the order of the whole.
+    if (border_ > 0 || !request_->causal_shift) return std::nullopt;
+    causal_taken = true;
+    return request_->causal_shift;
+  }
+
+  MaskSources sources;
+  bool causal_taken = false;
+
+ private:
+  static void require_finite(const std::vector<double>& values, const std::string& path) {
+    for (std::size_t p = 0; p < values.size(); ++p) {
+      if (!std::isfinite(values[p])) {
+        throw FormatError(path, 0, "element " + std::to_string(p) + " is not finite (expected finite values)");
+      }
+    }
+  }
+  FormArray floats(const std::string& path, bool booleans) {
+    const NpyArray a = read_npy(path);
+    const bool boolean = booleans && a.type == NpyType::boolean;
+    if (!a.is_floating() && !boolean) {
+      throw FormatError(path, 0, "elements of type " + name_of(a.type) + " (expected floats" + (booleans ? " or bool)" : ")"));
+    }
+    FormArray array{a.shape, convert<double>(a)};
+    if (boolean && additive()) {
+      for (double& v : array.values) v = v != 0 ? 0.0 : -HUGE_VAL;
+    }
+    if (!booleans) require_finite(array.values, path);
+    return array;
+  }
+
+  Run* run_;
+  const MaskRequest* request_;
+  std::string operand_;
+  Index border_;
+};
+
+// Runs the form's functions; errors without a file or flag get the mask's flag in front.
+template <class T>
+std::vector<MaskPointer<T>> run_builder(const MaskForm& form, FlagArguments& arguments, const std::string& role) {
+  try {
+    if (form.grid_sizes) arguments.sources.grid = form.grid_sizes(arguments);
+    if constexpr (std::is_same_v<T, float>) {
+      return form.build_float(arguments);
+    } else {
+      return form.build_double(arguments);
+    }
+  } catch (const FormatError&) {
+    throw;
+  } catch (const FlagError&) {
+    throw;
+  } catch (const ValueError& error) {
+    const std::string text = error.what();
+    if (text.rfind("--", 0) == 0) throw;
+    throw FlagError(role, text);
+  } catch (const ShapeError& error) {
+    throw FlagError(role, error.what());
+  }
+}
+
+}  // namespace
+
+void add_mask_flags(Flags& flags, bool with_bias) {
+  const std::vector<MaskForm> forms = mask_forms();
+  std::string list;
+  for (const MaskForm& form : forms) {
+    list += "\n    " + form.kind + (form.operand.empty() ? "" : ":" + form.operand) + "  " + form.help;
+  }
+  const std::string group = "Masks (--mask)";
+  flags.value("mask", "M", "one of" + list, group);
+  if (with_bias) flags.value("bias", "M", "the same, added to the scores of softmax; its flags: --bias-function, ...", group);
+  const auto add = [&](const std::string& name, const std::string& value, const std::string& help) {
+    if (value.empty()) {
+      flags.toggle(name, help, group);
+      if (with_bias) flags.toggle("bias-" + name, "the same for --bias", "");
+    } else {
+      flags.value(name, value, help, group);
+      if (with_bias) flags.value("bias-" + name, value, "the same for --bias", "");
+    }
+  };
+  for (const MaskForm& form : forms) {
+    for (const auto& f : form.flags) add(f.name, f.value, form.kind + ": " + f.help);
+  }
+  add("function", "F", "an expression in d, or table:FILE.npy");
+  add("table", "T.npy", "table of values");
+  add("weights", "W.npy", "edge weights of a tree given as .npy");
+  add("nodes", "N", "number of nodes of a graph file (adds isolated ones)");
+  add("border", "n", "n extra tokens first");
+  add("border-weight", "w", "weight between extra tokens and others, or row,column,corner (default 1; under --bias 0)");
+  for (const char* prefix : {"", "bias-"}) {
+    flags.later(std::string(prefix) + "leaves", "it comes with the adoption issue");
+    flags.later(std::string(prefix) + "edge-weights", "it comes with the adoption issue");
+    flags.later(std::string(prefix) + "directed", "it comes with the graph issue");
+  }
+}
+
+template <class T>
+BuiltMask<T> build_mask(Run& run, const MaskRequest& request) {
+  BuiltMask<T> built;
+  built.text = run.flags.required(request.role, "a mask");
+  const auto colon = built.text.find(':');
+  const std::vector<MaskForm> forms = mask_forms();
+  const MaskForm& form = find_form(forms, built.text.substr(0, colon), request.role, built.text);
+  const std::string prefix = request.prefixed ? request.role + "-" : "";
+  built.border = run.flags.integer(prefix + "border", 0).value_or(0);
+  const auto weight_text = built.border > 0 ? run.flags.text(prefix + "border-weight") : std::nullopt;
+  const auto weights = border_weights(weight_text, prefix + "border-weight", request.role == "bias" ? 0.0 : 1.0);
+  FlagArguments arguments(run, request, colon == std::string::npos ? "" : built.text.substr(colon + 1), built.border);
+  run.set_up_seconds(seconds_of([&] {
+    built.heads = run_builder<T>(form, arguments, request.role);
+    if (built.heads.empty()) throw FlagError(request.role, built.text + " has no head");
+    if (built.border > 0) {
+      for (auto& mask : built.heads) {
+        mask = std::make_shared<BorderedMask<T>>(mask, built.border, weights, request.options.value_or(run.mask_options()));
+      }
+    }
+  }));
+  built.sources = std::move(arguments.sources);
+  built.causal = arguments.causal_taken;
+  return built;
+}
+template BuiltMask<float> build_mask<float>(Run&, const MaskRequest&);
+template BuiltMask<double> build_mask<double>(Run&, const MaskRequest&);
+
+template <class T>
+void make_causal(Run& run, BuiltMask<T>& m, Index shift) {
+  if (m.causal) return;
+  run.set_up_seconds(seconds_of([&] {
+    for (auto& mask : m.heads) {
+      try {
+        mask = std::make_shared<CausalMask<T>>(mask, shift, run.mask_options());
+      } catch (const ValueError& error) {
+        throw FlagError("causal", error.what());
+      }
+    }
+  }));
+  m.causal = true;
+}
+template void make_causal<float>(Run&, BuiltMask<float>&, Index);
+template void make_causal<double>(Run&, BuiltMask<double>&, Index);
+
+template <class T>
+void need_entries(Run& run, BuiltMask<T>& m, const std::string& flag) {
+  run.set_up_seconds(seconds_of([&] {
+    for (auto& mask : m.heads) {
+      if (mask->entries().kind != EntryKind::none) continue;
+      try {
+        // A causal order that leaves nothing out: the matrix is formed, every entry kept.
+        MaskOptions options;
+        options.tolerance = mask->options().tolerance;
+        mask = std::make_shared<CausalMask<T>>(mask, mask->cols(), options);
+      } catch (const ValueError& error) {
+        throw FlagError(flag, error.what());
+      }
+    }
+  }));
+}
+template void need_entries<float>(Run&, BuiltMask<float>&, const std::string&);
+template void need_entries<double>(Run&, BuiltMask<double>&, const std::string&);
+
+namespace {
+
+// The smallest entry; where it stands, where entries are looked at one by one.
+struct Smallest {
+  double value = 0;
+  Index row = -1, col = -1;
+};
+
+template <class T>
+Smallest smallest_entry(const Entries<T>& e) {
+  Smallest least;
+  const auto look = [&](double value, Index row, Index col) {
+    if (value < least.value) least = {value, row, col};
+  };
+  if (e.border_rows > 0 && e.cols > e.border_cols) look(static_cast<double>(e.border[0]), -1, -1);
+  if (e.border_cols > 0 && e.rows > e.border_rows) look(static_cast<double>(e.border[1]), -1, -1);
+  if (e.border_rows > 0 && e.border_cols > 0) look(static_cast<double>(e.border[2]), -1, -1);
+  if (e.kind == EntryKind::offset_table) {  // every element of the table is an entry
+    for (Index p = 0; p < e.table_size; ++p) look(static_cast<double>(e.scale * e.table[p]), -1, -1);
+    return least;
+  }
+  if (e.kind == EntryKind::ones) {
+    look(static_cast<double>(e.scale), -1, -1);
+    return least;
+  }
+  constexpr Index tile = 128;
+  std::vector<T> values(static_cast<std::size_t>(tile * tile));
+  for (Index i = 0; i < e.rows; i += tile) {
+    for (Index j = 0; j < e.cols; j += tile) {
+      const Index rows = std::min(tile, e.rows - i), cols = std::min(tile, e.cols - j);
+      fill_tile(e, i, rows, j, cols, values.data(), tile);
+      for (Index a = 0; a < rows; ++a) {
+        for (Index b = 0; b < cols; ++b)
+          look(static_cast<double>(values[static_cast<std::size_t>(a * tile + b)]), i + a, j + b);
+      }
+    }
+  }
+  return least;
+}
+
+}  // namespace
+
+template <class T>
+void need_non_negative(Run& run, const BuiltMask<T>& m) {
+  run.set_up_seconds(seconds_of([&] {
+    for (const auto& mask : m.heads) {
+      const Smallest least = smallest_entry(mask->entries());
+      if (!(least.value < 0)) continue;
+      std::ostringstream text;
+      text << m.text << ": ";
+      if (least.row >= 0) {
+        text << "entry (" << least.row << ", " << least.col << ") is ";
+      } else {
+        text << "an entry is ";
+      }
+      text << least.value << " (expected entries >= 0 under softmax)";
+      throw FlagError("mask", text.str());
+    }
+  }));
+}
+template void need_non_negative<float>(Run&, const BuiltMask<float>&);
+template void need_non_negative<double>(Run&, const BuiltMask<double>&);
+
+template <class T>
+Report chosen_engine(Run& run, const Mask<T>& mask, Shape shape) {
+  try {
+    return mask.report(shape);
+  } catch (const ValueError& error) {
+    throw FlagError(run.engine() != "auto" ? "engine" : "tolerance", error.what());
+  }
+}
+template Report chosen_engine<float>(Run&, const Mask<float>&, Shape);
+template Report chosen_engine<double>(Run&, const Mask<double>&, Shape);
+
+void refuse_size(const std::string& file, const std::string& what, Index got, Index expected, const std::string& mask,
+                 Index border, const std::string& prefix) {
+  const Index extra = got - expected;
+  std::string remedy = "check that the file belongs to the mask";
+  if (extra > 0 && extra <= 64) {
+    remedy = (extra == 1 ? "one extra token" : std::to_string(extra) + " extra tokens") + std::string("? add --") + prefix +
+             "border " + std::to_string(border + extra);
+    if (border > 0) {
+      remedy = (extra == 1 ? "one more extra token" : std::to_string(extra) + " more extra tokens") + std::string("? set --") +
+               prefix + "border " + std::to_string(border + extra);
+    }
+  } else if (border > 0 && -extra == border) {
+    remedy = "no extra tokens? leave out --" + prefix + "border";
+  }
+  throw ValueError(file + ": " + std::to_string(got) + " " + what + " (expected " + std::to_string(expected) + " from " + mask +
+                   (border > 0 ? " with --" + prefix + "border " + std::to_string(border) : "") + "; " + remedy + ")");
+}
+
+}  // namespace espalier::tools

@@ -1,0 +1,78 @@
+// Masks from the command line: any form that the library registers, its flags, border and causal order.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "run.hpp"
+
+#include <espalier/core/mask.hpp>
+#include <espalier/io/graph_files.hpp>
+#include <espalier/io/tree_files.hpp>
+#include <espalier/masks/form.hpp>
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace espalier::tools {
+
+// Declares --mask with the flags of all forms; with_bias: --bias and the flags with the prefix too.
+void add_mask_flags(Flags& flags, bool with_bias);
+
+// Which mask to build, and what is known of it before.
+struct MaskRequest {
+  std::string role = "mask";           // the flag: "mask" or "bias"
+  bool prefixed = false;               // its flags are written --bias-...
+  std::pair<Index, Index> size{0, 0};  // of the whole mask, border counted in; {0, 0}: unknown
+  std::optional<Index> causal_shift;   // wanted causal order; see BuiltMask::causal
+  bool describe_only = false;
+  std::optional<MaskOptions> options;  // instead of the run's
+};
+
+// What files a mask came from: pictures and node lists need them.
+struct MaskSources {
+  std::optional<TreeFile> tree;
+  std::optional<GraphFile> graph;
+  std::string graph_path;
+  std::vector<Index> grid;         // sizes of the grid, where rows have one
+  std::vector<Index> table_shape;  // of a learnable table; empty: none
+};
+
+template <class T>
+struct BuiltMask {
+  std::string text;  // as written: "grid:14x14"
+  std::vector<MaskPointer<T>> heads;
+  MaskSources sources;
+  Index border = 0;
+  bool causal = false;  // the form itself took care of the causal order
+  Index rows() const { return heads.front()->rows(); }
+  Index cols() const { return heads.front()->cols(); }
+};
+
+// Builds the mask of `--mask` or `--bias`; seconds go to the run's set-up time. Errors: FlagError, FormatError, ValueError with
+// the flag in front.
+template <class T>
+BuiltMask<T> build_mask(Run& run, const MaskRequest& request);
+
+// Wraps every mask of `m` in a causal order, unless the form took care of it.
+template <class T>
+void make_causal(Run& run, BuiltMask<T>& m, Index shift);
+
+// Masks whose entries cannot be had by tile are formed as matrices (up to 8192 columns): softmax needs entries.
+template <class T>
+void need_entries(Run& run, BuiltMask<T>& m, const std::string& flag);
+
+// Softmax multiplies by its mask: FlagError where an entry is below 0. Cost: the table's size, or all entries where there is
+// none.
+template <class T>
+void need_non_negative(Run& run, const BuiltMask<T>& m);
+
+// The engine that will run, with the flag in front of its error text.
+template <class T>
+Report chosen_engine(Run& run, const Mask<T>& mask, Shape shape);
+
+// "x.npy: 197 rows (expected 196 from grid:14x14; one extra token? add --border 1)".
+[[noreturn]] void refuse_size(const std::string& file, const std::string& what, Index got, Index expected,
+                              const std::string& mask, Index border, const std::string& prefix = "");
+
+}  // namespace espalier::tools

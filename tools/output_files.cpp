@@ -1,0 +1,63 @@
+// Outputs that appear together or not at all.
+// SPDX-License-Identifier: Apache-2.0
+#include "output_files.hpp"
+
+#include <espalier/io/npy.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <utility>
+
+namespace espalier::tools {
+
+void OutputFiles::reserve(const std::string& flag, const std::string& path) {
+  try {
+    WholeFile::check_writable(path);
+  } catch (const ValueError& error) {
+    throw FlagError(flag, error.what());
+  }
+  std::error_code ignored;
+  const auto place = std::filesystem::weakly_canonical(path, ignored);
+  for (const Output& other : outputs_) {
+    const bool device = std::filesystem::exists(place, ignored) && !std::filesystem::is_regular_file(place, ignored);
+    if (!device && std::filesystem::weakly_canonical(other.path, ignored) == place) {
+      throw FlagError(flag, path + " is the output of --" + other.flag + " too");
+    }
+  }
+  outputs_.push_back({flag, path, {}});
+}
+
+void OutputFiles::fill(const std::string& path, std::function<void(WholeFile&)> writer) {
+  for (Output& output : outputs_) {
+    if (output.path == path && !output.writer) {
+      output.writer = std::move(writer);
+      return;
+    }
+  }
+  throw ValueError(path + ": not reserved as an output");
+}
+
+template <class T>
+void OutputFiles::fill_npy(const std::string& path, std::vector<Index> shape, const T* values) {
+  fill(path, [shape = std::move(shape), values](WholeFile& file) { write_npy(file, shape, values); });
+}
+template void OutputFiles::fill_npy(const std::string&, std::vector<Index>, const float*);
+template void OutputFiles::fill_npy(const std::string&, std::vector<Index>, const double*);
+template void OutputFiles::fill_npy(const std::string&, std::vector<Index>, const std::int64_t*);
+
+void OutputFiles::write_all() {
+  std::vector<WholeFile> files;
+  for (const Output& output : outputs_) {
+    if (!output.writer) continue;
+    if (interrupts_->requested()) throw Cancelled();
+    files.emplace_back(output.path);
+    interrupts_->add_temporary(files.back().temporary());
+    output.writer(files.back());
+    files.back().finish();
+  }
+  if (interrupts_->requested()) throw Cancelled();
+  const auto hold = interrupts_->hold();
+  for (WholeFile& file : files) file.commit();
+}
+
+}  // namespace espalier::tools
