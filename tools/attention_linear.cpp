@@ -91,6 +91,7 @@ void AttentionRun<T>::linear() {
     options.causal = causal_;
   }
 
+  if (s_.width == 0) throw FlagError("query", "has no columns (expected at least one feature)");
   const FeatureMap<T> map(s_.width, feature_options);
   const Index features = map.features();
   // Positive features are kept in range by shifts, except where an epsilon is added to the unshifted products.
@@ -120,7 +121,7 @@ void AttentionRun<T>::linear() {
   const auto denominator = tensor(normaliser, s_.batch, s_.heads, s_.queries, 1);
   const Context<Cpu> context = run_.context();
 
-  const Shape shape{.columns = s_.values, .rank = features, .heads = s_.batch * s_.heads};
+  const Shape shape{.columns = s_.values, .rank = features, .heads = std::max<Index>(1, s_.batch * s_.heads)};
   const Mask<T>& first = masks[0];
   Report chosen = chosen_engine(run_, first, shape);
   std::vector<Report> engines = first.engines(shape);

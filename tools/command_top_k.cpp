@@ -55,7 +55,7 @@ void search(Run& run, const AttentionFiles& files, Index count, const std::strin
   run.report["type"] = precision == Precision::single ? "float" : "double";
   run.report["tolerance"] = run.tolerance(precision);
   const auto shape = s.array_shape(s.heads, s.queries, count);
-  run.outputs.fill_npy(indices_path, shape, indices.data());
+  if (!indices_path.empty()) run.outputs.fill_npy(indices_path, shape, indices.data());
   if (!scores_path.empty()) run.outputs.fill_npy(scores_path, shape, scores.data());
   char line[200];
   std::snprintf(line, sizeof(line), "direct: L = %td, %td keys a query, %.3g s, exact", s.queries, count,
@@ -69,9 +69,11 @@ void run_top_k(Run& run) {
   }
   (void)run.flags.required("k", "the number of keys to select");
   const Index count = *run.flags.integer("k", 1);
-  const std::string indices = run.flags.required("indices", "I.npy");
+  const std::string indices = run.flags.text("indices").value_or("");
   const std::string scores = run.flags.text("scores").value_or("");
-  run.outputs.reserve("indices", indices);
+  if (indices.empty() && scores.empty())
+    throw FlagError("indices", "is missing (expected --indices I.npy, --scores S.npy or both)");
+  if (!indices.empty()) run.outputs.reserve("indices", indices);
   if (!scores.empty()) run.outputs.reserve("scores", scores);
   const AttentionFiles files = read_attention_files(run, false);
   const Precision precision = run.precision({&files.q, &files.k});

@@ -17,10 +17,14 @@ void OutputFiles::reserve(const std::string& flag, const std::string& path) {
     throw FlagError(flag, error.what());
   }
   std::error_code ignored;
-  const auto place = std::filesystem::weakly_canonical(path, ignored);
+  // Absolute first: of a relative name without an existing part, weakly_canonical gives back the text as it is.
+  const auto canonical = [&](const std::string& p) {
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(p, ignored), ignored);
+  };
+  const auto place = canonical(path);
   for (const Output& other : outputs_) {
     const bool device = std::filesystem::exists(place, ignored) && !std::filesystem::is_regular_file(place, ignored);
-    if (!device && std::filesystem::weakly_canonical(other.path, ignored) == place) {
+    if (!device && canonical(other.path) == place) {
       throw FlagError(flag, path + " is the output of --" + other.flag + " too");
     }
   }

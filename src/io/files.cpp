@@ -116,6 +116,12 @@ void WholeFile::check_writable(const std::string& path) {
   if (access(folder.c_str(), W_OK | X_OK) != 0) {
     throw ValueError(path + ": the folder " + folder + " is not writable (" + std::strerror(errno) + ")");
   }
+  // Permission bits are not the whole story (read-only and virtual file systems, root): make a file and take it away.
+  std::string probe = folder + "/.espalier-probe-XXXXXX";
+  const int descriptor = mkstemp(probe.data());
+  if (descriptor < 0) throw ValueError(path + ": no file can be made in " + folder + " (" + std::strerror(errno) + ")");
+  close(descriptor);
+  unlink(probe.c_str());
 }
 
 WholeFile::WholeFile(const std::string& path) : path_(path) {

@@ -151,6 +151,8 @@ const std::vector<BadCase> cases = {
     {attend + "--attention top-k --k 2 --bias ones", "--bias: does not go with --attention top-k"},
     {"top-k --query q.npy --key k.npy --indices old.npy", "--k: is missing"},
     {"top-k --query q.npy --key k.npy --k 2", "--indices: is missing"},
+    {"attend --attention softmax --query q.npy --key k.npy --value v.npy --output new.npy --log-sum-exp ./new.npy",
+     "is the output of --"},
     {"top-k --query q.npy --key v.npy --k 2 --indices old.npy", "v.npy: 3 columns (expected 2 as q.npy has)"},
 };
 
