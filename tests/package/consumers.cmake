@@ -11,7 +11,7 @@ if(SHARED)
   set(BUILD "${SCRATCH}/within")
   step("configure the add_subdirectory project" "${CMAKE_COMMAND}" -S "${SOURCE}/tests/package/add_subdirectory" -B "${BUILD}"
     "-DESPALIER_SOURCE=${SOURCE}" -DBUILD_SHARED_LIBS=ON "-DESPALIER_BUILD_COMMAND=${COMMAND}" -DESPALIER_INSTALL=ON
-    "-DESPALIER_WITH_FFTW=${FFTW}" "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" -DCMAKE_BUILD_TYPE=Debug)
+    "-DESPALIER_WITH_FFTW=${FFTW}" "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS=${QUICK}")
   step("build the add_subdirectory project" "${CMAKE_COMMAND}" --build "${BUILD}" --parallel 2)
   step("run the add_subdirectory project" "${BUILD}/within")
 endif()

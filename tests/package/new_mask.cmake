@@ -11,7 +11,7 @@ file(GLOB entries "${SOURCE}/*")
 list(FILTER entries EXCLUDE REGEX "/(build[^/]*|shared)$")
 file(COPY ${entries} DESTINATION "${tree}")
 
-step("configure the tree as it is" "${CMAKE_COMMAND}" -S "${tree}" -B "${build}" -DCMAKE_BUILD_TYPE=Debug
+step("configure the tree as it is" "${CMAKE_COMMAND}" -S "${tree}" -B "${build}" -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS=${QUICK}"
   "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" "-DESPALIER_BUILD_COMMAND=${COMMAND}"
   "-DESPALIER_WITH_FFTW=${FFTW}" -DESPALIER_BUILD_BENCHMARKS=OFF -DESPALIER_BUILD_EXAMPLES=OFF)
 set(parts "${SOURCE}/tests/package/new_mask")

@@ -9,3 +9,6 @@ function(step name)
   endif()
   set(step_output "${text}" PARENT_SCOPE)
 endfunction()
+
+# Flags of builds that only show that everything fits together: no debug information, kernels for one instruction set.
+set(QUICK "-O0 -g0 -DHWY_COMPILE_ONLY_STATIC")
