@@ -1,0 +1,39 @@
+// Chunk-basis form of a Toeplitz mask, from sums of exponentials that stand for its far entries; checked entry by entry.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/options.hpp>
+#include <espalier/core/report.hpp>
+#include <espalier/functions/exponential_term.hpp>
+
+#include <vector>
+
+#include "backend/chunked.hpp"
+
+namespace espalier {
+
+// M_ij = lower[i - j] for i >= j, upper[j - i] for i < j, L = lower.size() = upper.size(); upper empty: 0. The sums stand for
+// the values at distances from (gap - 1) chunk + 1 on; upper_sum is not looked at where `symmetric` says that both sides are
+// one.
+struct ToeplitzValues {
+  std::vector<double> lower, upper;
+  ExponentialSum lower_sum, upper_sum;
+  bool symmetric = false;
+  bool has_lower = true, has_upper = true;  // false: that side is 0
+};
+
+template <class T>
+struct ChunkBasis {
+  backend::ChunkedToeplitz<T> product;
+  Certificate certificate;    // of the form as stored, near rounding included
+  bool met = false;           // within the tolerance
+  Index fitted_negative = 0;  // entries M >= 0 whose M~ < 0, over one row position of each chunk
+};
+
+// The form with the fewest basis vectors R whose error, sums included, is within the tolerance; R = r where fewer do not do.
+// Basis: the left singular vectors of {f~(t + a)}, a in a chunk, t from one gap on, weighted as the kind of tolerance asks.
+// The certificate is computed from every entry of every pair of chunks: O(L chunk R).
+template <class T>
+ChunkBasis<T> chunk_basis(const ToeplitzValues& values, Index chunk, Index gap, double tolerance, ToleranceKind kind);
+
+}  // namespace espalier
