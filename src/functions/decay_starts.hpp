@@ -1,0 +1,35 @@
+// Where the search for decays starts: a rational interpolation of the generating function, or a logarithmic grid.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "functions/fit_problem.hpp"
+
+#include <Eigen/Core>
+
+#include <complex>
+#include <vector>
+
+namespace espalier::fitting {
+
+// The Loewner matrices of G(x) = F(z) / (1 + x), F(z) = sum_k f(first + k step) z^k, z = (1 - x) / (1 + x), reduced by one
+// singular value decomposition: a term c exp(-s d) is a pole of G at x = -tanh(s step / 2), so decays of every order of
+// magnitude lie side by side on a logarithmic scale.
+class LoewnerStart {
+ public:
+  explicit LoewnerStart(const Problem& problem);
+  // Singular values, descending, in units of what the tolerance allows: about as many terms are needed as are above 1.
+  const Eigen::VectorXd& singular_values() const { return values_; }
+  Index order() const;
+  // The decays of the reduction to `slots` states; Re s > 0, one of each conjugate pair.
+  std::vector<std::complex<double>> decays(Index slots) const;
+
+ private:
+  double step_, slowest_, fastest_;
+  Eigen::VectorXd values_;
+  Eigen::MatrixXcd shifted_;  // the second Loewner matrix in the singular basis
+};
+
+// Real decays, evenly spaced in the logarithm over the range that the samples can tell apart.
+std::vector<std::complex<double>> logarithmic_decays(const Problem& problem, Index count);
+
+}  // namespace espalier::fitting

@@ -1,0 +1,229 @@
+// The search for the shortest sum of exponentials: closed forms, the old terms, reduced interpolants, grids; best picked.
+// SPDX-License-Identifier: Apache-2.0
+#include "functions/decay_starts.hpp"
+#include "functions/fit_certificate.hpp"
+#include "functions/variable_projection.hpp"
+
+#include <espalier/core/error.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <map>
+
+namespace espalier {
+
+namespace {
+
+using fitting::Basis;
+using fitting::Problem;
+using fitting::Solution;
+
+// Reduction to more states than this many times the tolerance still visible in the singular values: no short sum.
+constexpr double kHopeless = 30;
+// Rows x slots^2 that one polish may touch; beyond it coefficients alone are fitted.
+constexpr double kPolishWork = 4e7;
+
+std::string number(double v) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.3g", v);
+  return text;
+}
+
+class Search {
+ public:
+  Search(Problem& problem, const FitOptions& options) : p_(problem), options_(options) {}
+
+  ExponentialFit run() {
+    if (closed_form()) return done();
+    if (p_.tolerance == 0) {
+      best_.reason = p_.f->name() + " is no finite sum of decaying exponentials, and tolerance 0 asks for an exact one";
+      return done();
+    }
+    if (p_.last < p_.first || p_.largest == 0) {
+      offer(ExponentialSum{}, "zero");
+      return done();
+    }
+    take_samples(p_);
+    if (options_.start && refit()) return done();
+    if (jets()) return done();
+    shortest();
+    return done();
+  }
+
+ private:
+  // Whether `sum` is within tolerance, slots and amplification; kept where it is better than what there is.
+  bool offer(const ExponentialSum& sum, const std::string& method) {
+    const fitting::Checked checked = p_.integers ? check_integers(p_, sum) : check_range(p_, sum);
+    ExponentialFit fit;
+    fit.sum = sum, fit.method = method, fit.certificate = checked.certificate;
+    fit.fitted_negative = checked.negative, fit.amplification = checked.amplification;
+    const std::optional<double> error = wanted(fit.certificate);
+    fit.met = error && *error <= p_.tolerance && sum.slots() <= p_.max_slots && fit.amplification <= p_.max_amplification;
+    const bool better = fit.met ? !best_.met || sum.slots() < best_.sum.slots()
+                                : !best_.met && error && error_of(best_) > *error && fit.amplification <= p_.max_amplification;
+    if (better) best_ = fit;
+    return fit.met;
+  }
+
+  std::optional<double> wanted(const Certificate& c) const {
+    if (p_.kind == ToleranceKind::row) return c.row;
+    return p_.kind == ToleranceKind::entry ? c.entry : c.pointwise;
+  }
+  double error_of(const ExponentialFit& fit) const {
+    return fit.method.empty() ? HUGE_VAL : wanted(fit.certificate).value_or(HUGE_VAL);
+  }
+
+  bool closed_form() {
+    auto sum = p_.f->exponential_terms();
+    if (sum && sum->least_decay() < 0) {
+      note("f grows like exp(" + number(-sum->least_decay()) + " d)");
+      return false;
+    }
+    if (sum && sum->slots() <= p_.max_slots) {
+      // Equal to f in exact arithmetic: the bounds are 0, rounding is reported elsewhere.
+      best_.sum = std::move(*sum);
+      best_.certificate.row = best_.certificate.entry = best_.certificate.pointwise = 0;
+      best_.amplification = p_.largest > 0 ? best_.sum.magnitude(p_.first, p_.last) / p_.largest : 0;
+      best_.met = true, best_.method = "closed form";
+      return true;
+    }
+    if (!p_.integers || p_.tolerance == 0) return false;
+    const auto form = recognise_exponential(*p_.f, p_.last);
+    p_.evaluations += 64;
+    return form && form->slope <= 0 && offer(ExponentialSum{{{form->factor, -form->slope, 0}}}, "exponential");
+  }
+
+  // Starts from the terms of an earlier fit; a derivative may also share its decays, once and twice.
+  bool refit() {
+    Basis basis;
+    for (const ExponentialTerm& t : options_.start->terms) {
+      std::complex<double> s = t.decay;
+      if (t.coefficient.imag() != 0 && s.imag() == 0) continue;
+      if (s.imag() < 0) s = std::conj(s);
+      if (std::find(basis.decays.begin(), basis.decays.end(), s) == basis.decays.end()) basis.decays.push_back(s);
+    }
+    if (basis.decays.empty() || basis.columns() > p_.max_slots) return false;
+    const Eigen::VectorXd weight = first_weights(p_);
+    if (attempt(project(p_, basis, weight), "shared decays")) return true;
+    for (auto& s : basis.decays) s.real(std::max(s.real(), 1e-3 / (p_.last - p_.first + p_.step)));
+    if (attempt(polish(p_, basis, 8, 1), "refit")) return true;
+    basis.powers = 1;
+    return basis.columns() <= p_.max_slots && attempt(project(p_, basis, weight), "shared decays with jets");
+  }
+
+  bool jets() {
+    Basis basis;
+    basis.decays = {0.0};
+    const Eigen::VectorXd weight = fitting::first_weights(p_);
+    for (basis.powers = 0; basis.powers <= 4 && basis.columns() <= p_.max_slots; ++basis.powers) {
+      const Solution s = project(p_, basis, weight);
+      if (s.excess > 1e3 && basis.powers >= 2) return false;
+      if (attempt(s, basis.powers == 0 ? "constant" : "jets")) return true;
+    }
+    return false;
+  }
+
+  bool attempt(const Solution& s, const std::string& method) { return s.excess <= 1 && offer(to_sum(p_, s), method); }
+
+  struct Tried {
+    Solution solution;
+    bool met = false;
+  };
+
+  // The best fit of `slots` states from both kinds of start.
+  const Tried& with(Index slots, const fitting::LoewnerStart& loewner) {
+    const auto found = tried_.find(slots);
+    if (found != tried_.end()) return found->second;
+    Tried& t = tried_[slots];
+    t.solution.excess = HUGE_VAL;
+    const auto consider = [&](const std::vector<std::complex<double>>& decays) {
+      if (t.met || decays.empty()) return;
+      Basis basis{decays, 0};
+      const double size = static_cast<double>(p_.samples.value.size() * basis.columns() * basis.columns());
+      const int steps = static_cast<int>(std::min(40.0, kPolishWork / size));
+      Solution s = steps > 0 ? polish(p_, basis, steps, 3) : project(p_, basis, fitting::first_weights(p_));
+      const bool real = std::all_of(s.basis.decays.begin(), s.basis.decays.end(), [](auto z) { return z.imag() == 0; });
+      t.met = attempt(s, real ? "real decays" : "complex decays");
+      if (t.met || s.excess < t.solution.excess) t.solution = std::move(s);
+    };
+    consider(loewner.decays(slots));
+    const bool oscillates =
+        std::any_of(t.solution.basis.decays.begin(), t.solution.basis.decays.end(), [](auto z) { return z.imag() > z.real(); });
+    if (!oscillates && slots > 1) consider(fitting::logarithmic_decays(p_, slots));
+    return t;
+  }
+
+  // Up from the numerical rank until the tolerance is met, then down until it is not.
+  void shortest() {
+    const fitting::LoewnerStart loewner(p_);
+    const auto& sigma = loewner.singular_values();
+    const Index limit = p_.max_slots, order = loewner.order();
+    note("the Loewner matrix of its generating function has " + std::to_string(order) +
+         " singular values above the tolerance, of " + std::to_string(sigma.size()));
+    if (limit < sigma.size() && sigma[limit] > kHopeless) {
+      note("a sum of " + std::to_string(limit) + " slots misses it " + number(sigma[limit]) + " times");
+      return;
+    }
+    Index slots = std::clamp<Index>(order, 1, limit);
+    Index step = 1;
+    while (!with(slots, loewner).met && slots < limit) {
+      slots = std::min(limit, slots + step);
+      if (slots > order + 3) step = 2;
+      if (slots > order + 12) break;
+    }
+    if (!with(slots, loewner).met) return;
+    while (slots > 1 && with(slots - 1, loewner).met) --slots;
+  }
+
+  void note(const std::string& text) { notes_ += (notes_.empty() ? "" : "; ") + text; }
+
+  ExponentialFit done() {
+    best_.certificate.estimated = !p_.integers && best_.certificate.estimated;
+    best_.evaluations = p_.evaluations, best_.solves = p_.solves, best_.work = p_.work;
+    if (!best_.reason.empty()) return best_;
+    const char* kind = p_.kind == ToleranceKind::row ? "row" : p_.kind == ToleranceKind::entry ? "entry" : "pointwise";
+    const std::string error = std::string(kind) + " error " + number(error_of(best_));
+    if (best_.met) {
+      best_.reason = best_.method + ", " + std::to_string(best_.sum.slots()) + " slots, " + error + " (tolerance " +
+                     number(p_.tolerance) + ")";
+    } else {
+      best_.reason = p_.f->name() + " is no short sum of exponentials: " + std::to_string(p_.samples.value.size()) +
+                     " samples of " + number(p_.last - p_.first + 1) + " distances carry it; " + notes_;
+      if (!best_.method.empty()) {
+        best_.reason += "; best found: " + best_.method + ", " + std::to_string(best_.sum.slots()) + " slots, " + error;
+      }
+      best_.reason += " (tolerance " + number(p_.tolerance) + ", at most " + std::to_string(p_.max_slots) + " slots)";
+    }
+    return best_;
+  }
+
+  Problem& p_;
+  const FitOptions& options_;
+  ExponentialFit best_;
+  std::map<Index, Tried> tried_;
+  std::string notes_;
+};
+
+}  // namespace
+
+ExponentialFit fit_exponentials(const DistanceFunction& f, Index count, const FitOptions& options) {
+  Problem problem = fitting::integer_problem(f, count, options);
+  return Search(problem, options).run();
+}
+
+ExponentialFit fit_exponentials(const DistanceFunction& f, RealRange range, const FitOptions& options) {
+  Problem problem = fitting::range_problem(f, range, options);
+  return Search(problem, options).run();
+}
+
+Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, Index count, const FitOptions& options) {
+  return check_integers(fitting::integer_problem(f, count, options), sum).certificate;
+}
+
+Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, RealRange range) {
+  Problem problem = fitting::range_problem(f, range, {});
+  return check_range(problem, sum).certificate;
+}
+
+}  // namespace espalier
