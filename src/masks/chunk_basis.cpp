@@ -215,8 +215,12 @@ Errors errors_of(const Side& side, const std::vector<double>& f, const std::vect
   Matrix moved = side.in;
   // Sources in reverse order: distances then rise along a row.
   RowMajor source = side.source.colwise().reverse().transpose();
-  std::vector<double> error(static_cast<std::size_t>(chunk)), worst(error.size(), 0.0), worst_relative(error.size(), 0.0);
-  std::vector<double> value(error.size());
+  // By source: M~, its error, the largest error so far, the largest relative one.
+  RowMajor work = RowMajor::Zero(4, chunk);
+  double* __restrict v = work.row(0).data();
+  double* __restrict err = work.row(1).data();
+  double* __restrict worst = work.row(2).data();
+  double* __restrict worst_relative = work.row(3).data();
   for (Index at = 0, next = 0; at < count; at = next) {
     next = std::min(count, next_step(at, all));
     const double weight = static_cast<double>(next - at);
@@ -225,21 +229,17 @@ Errors errors_of(const Side& side, const std::vector<double>& f, const std::vect
       const Index first = (at + gap) * chunk + a - chunk + 1;
       const double* __restrict exact = f.data() + first;
       const double* __restrict scale = inverse.data() + first;
-      double* __restrict v = value.data();
       for (Index b = 0; b < chunk; ++b) v[b] = 0;
       for (Index p = 0; p < basis; ++p) {
         const double l = left(a, p);
         const double* __restrict s = source.data() + p * chunk;
         for (Index b = 0; b < chunk; ++b) v[b] += l * s[b];
       }
-      double* __restrict err = error.data();
-      double* __restrict w = worst.data();
-      double* __restrict wr = worst_relative.data();
       for (Index b = 0; b < chunk; ++b) {
         const double x = std::abs(v[b] - exact[b]), y = x * scale[b];
         err[b] = x;
-        w[b] = w[b] > x ? w[b] : x;
-        wr[b] = wr[b] > y ? wr[b] : y;
+        worst[b] = worst[b] > x ? worst[b] : x;
+        worst_relative[b] = worst_relative[b] > y ? worst_relative[b] : y;
       }
       double sum = 0;
       for (Index b = 0; b < chunk; ++b) {
@@ -253,10 +253,8 @@ Errors errors_of(const Side& side, const std::vector<double>& f, const std::vect
     }
     for (Index k = at; k < next; ++k) move_states(side.states, moved);
   }
-  for (std::size_t b = 0; b < error.size(); ++b) {
-    e.entry = std::max(e.entry, worst[b]);
-    e.pointwise = std::max(e.pointwise, worst_relative[b]);
-  }
+  e.entry = work.row(2).maxCoeff();
+  e.pointwise = work.row(3).maxCoeff();
   return e;
 }
 
