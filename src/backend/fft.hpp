@@ -4,6 +4,7 @@
 
 #include <espalier/core/backend.hpp>
 #include <espalier/core/context.hpp>
+#include <espalier/core/export.hpp>
 #include <espalier/core/low_rank.hpp>
 #include <espalier/core/views.hpp>
 
@@ -15,12 +16,13 @@
 
 namespace espalier::backend {
 
-// Whether this build has an FFT for backend B; without one a ToeplitzFft cannot be made.
+// Whether this build has an FFT on backend B for grids of these sizes; without one a ToeplitzFft cannot be made. On Cpu all or
+// none; on Cuda those with at most three axes longer than 1 (cuFFT's own limit).
 template <class B>
-bool has_fft();
+bool has_fft(const std::vector<Index>& sizes);
 
 // The smallest h >= n whose prime factors are 2, 3, 5 and 7. A line of n is padded to 2 h >= 2 n - 1.
-Index smooth_length(Index n);
+ESPALIER_EXPORT Index smooth_length(Index n);
 
 // Plans of the circulant embedding for M_ij = t[i - j] on a grid n_1 x ... x n_d (core facts: masks/grid.hpp), L = prod n_t,
 // P = prod 2 h_t, h_t = smooth_length(n_t), axes with n_t = 1 left out. Immutable; used by any number of threads at once.
@@ -38,8 +40,9 @@ class ToeplitzFft {
   ToeplitzFft(const ToeplitzFft&) = delete;
   ToeplitzFft& operator=(const ToeplitzFft&) = delete;
 
-  // The spectrum of a table (2 n_1 - 1) x ... x (2 n_d - 1), computed in double, in this plan's own order.
-  Buffer<T, B> spectrum(const double* table) const;
+  // The spectrum of a table (2 n_1 - 1) x ... x (2 n_d - 1) in host memory, computed in double, in this plan's own order. On a
+  // device it is there once the context's stream has come so far; until then the table must stay.
+  Buffer<T, B> spectrum(const double* table, const Context<B>& context) const;
 
   // y = M x, or Mᵀ x.
   void multiply(const T* spectrum, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose,
@@ -61,8 +64,9 @@ class ToeplitzFft {
 };
 
 // Without making a plan: flops of a product of `columns` columns (two transforms a pair), P, and a bound on a call's memory.
-double toeplitz_fft_flops(const std::vector<Index>& sizes, double columns);
-double toeplitz_fft_points(const std::vector<Index>& sizes);
+ESPALIER_EXPORT double toeplitz_fft_flops(const std::vector<Index>& sizes, double columns);
+ESPALIER_EXPORT double toeplitz_fft_points(const std::vector<Index>& sizes);
+template <class B>
 std::size_t toeplitz_fft_bytes(const std::vector<Index>& sizes, Index columns, Index rank, std::size_t element);
 
 }  // namespace espalier::backend

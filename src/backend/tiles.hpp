@@ -1,5 +1,7 @@
 // Backend primitives by tile: products and gradients over a mask's entries, fused; nothing of size rows x cols is formed.
 // SPDX-License-Identifier: Apache-2.0
+//
+// On Cpu entries of every kind; on Cuda ones, dense and offset_table, with border, scale and causal order (others: ValueError).
 #pragma once
 
 #include <espalier/core/backend.hpp>
@@ -31,6 +33,7 @@ void tile_low_rank_vjp(const Entries<T, B>& m, const LowRankInputs<T, B>& in, co
                        const LowRankGradients<T, B>& gradients, const EntriesGradient<T, B>& sink, Index sink_size,
                        const Context<B>& context);
 // Bounds on the memory that the calls above take.
+template <class B>
 std::size_t tile_low_rank_bytes(Index rows, Index cols, Index rank, Index columns, std::size_t element);
 
 }  // namespace espalier::backend

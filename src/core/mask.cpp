@@ -6,6 +6,7 @@
 #include "backend/elementwise.hpp"
 #include "backend/tiles.hpp"
 #include "core/checks.hpp"
+#include "core/compiled_backend.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -155,7 +156,7 @@ Report Mask<T, B>::tile_report(Shape shape, const std::string& engine) const {
   r.predicted_seconds = static_cast<double>(shape.heads) * options_.cost.call_seconds + r.flops / speed;
   r.reason = std::to_string(rows_) + " x " + std::to_string(cols_) + " entries by tiles, " +
              std::to_string(shape.rank + shape.columns) + " multiply-adds each";
-  r.extra_bytes = backend::tile_low_rank_bytes(rows_, cols_, shape.rank, shape.columns, sizeof(T));
+  r.extra_bytes = backend::tile_low_rank_bytes<B>(rows_, cols_, shape.rank, shape.columns, sizeof(T));
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
   r.row_wise = true;
   return r;
@@ -176,7 +177,7 @@ EntriesGradient<T, B> Mask<T, B>::entries_gradient(T*) const {
   return {};
 }
 template <class T, class B>
-void Mask<T, B>::fold_entries_gradient(const T*, VectorView<T, B>) const {}
+void Mask<T, B>::fold_entries_gradient(const T*, VectorView<T, B>, const Context<B>&) const {}
 
 template <class T, class B>
 std::span<const double> Mask<T, B>::parameters() const {
@@ -216,10 +217,10 @@ void Mask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<con
     throw ValueError("this mask has parameters but neither entries nor its own add_parameter_gradient");
   }
   const Index size = entries_gradient_size();
-  backend::Buffer<T, B> scratch(size);
+  backend::Buffer<T, B> scratch(size, context);
   backend::fill(scratch.matrix(1, size), T(0), context);
   backend::tile_multiply_entries_gradient(e, x, y_bar, entries_gradient(scratch.data()), size, context);
-  fold_entries_gradient(scratch.data(), parameter_bar);
+  fold_entries_gradient(scratch.data(), parameter_bar, context);
 }
 
 template <class T, class B>
@@ -247,7 +248,7 @@ void Mask<T, B>::low_rank_by_panels(const LowRankInputs<T, B>& in, const LowRank
     // Panels of whole features; when one feature's columns do not fit, its columns are cut instead.
     const Index features = std::max<Index>(1, std::min(m, fits / width));
     const Index columns = x ? std::max<Index>(1, std::min(width, fits)) : 1;
-    backend::Buffer<T, B> source(from * features * columns), result(to * features * columns);
+    backend::Buffer<T, B> source(from * features * columns, context), result(to * features * columns, context);
     for (Index r = 0; r < m; r += features) {
       const Index nr = std::min(features, m - r);
       for (Index k = 0; k < width; k += columns) {
@@ -276,14 +277,14 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
   const bool tiles = is_tile_engine(report({.columns = c, .rank = std::max<Index>(1, m)}).engine);
   if (tiles) {
     const Index size = gradients.parameters ? entries_gradient_size() : 0;
-    backend::Buffer<T, B> scratch(size);
+    backend::Buffer<T, B> scratch(size, context);
     EntriesGradient<T, B> sink;
     if (gradients.parameters) {
       backend::fill(scratch.matrix(1, size), T(0), context);
       sink = entries_gradient(scratch.data());
     }
     backend::tile_low_rank_vjp(entries(), in, cotangents, gradients, sink, size, context);
-    if (gradients.parameters) fold_entries_gradient(scratch.data(), gradients.parameters);
+    if (gradients.parameters) fold_entries_gradient(scratch.data(), gradients.parameters, context);
     return;
   }
   const bool with_y = static_cast<bool>(cotangents.y), with_r = static_cast<bool>(cotangents.row_sum);
@@ -301,7 +302,7 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
       backend::fill(gradients.a, T(0), context);
     }
     if (with_r) {
-      backend::Buffer<T, B> t(rows_ * m);
+      backend::Buffer<T, B> t(rows_ * m, context);
       apply(in.b, t.matrix(rows_, m), false, context);
       backend::add_row_scaled<T, B>(cotangents.row_sum, t.matrix(rows_, m), gradients.a, context);
     }
@@ -313,7 +314,7 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
       backend::fill(gradients.b, T(0), context);
     }
     if (with_r) {
-      backend::Buffer<T, B> s(rows_ * m), t(cols_ * m);
+      backend::Buffer<T, B> s(rows_ * m, context), t(cols_ * m, context);
       backend::fill(s.matrix(rows_, m), T(0), context);
       backend::add_row_scaled<T, B>(cotangents.row_sum, in.a, s.matrix(rows_, m), context);
       apply(s.matrix(rows_, m), t.matrix(cols_, m), true, context);
@@ -329,7 +330,7 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
     const Index fits = std::max<Index>(1, static_cast<Index>(context.scratch_bytes) / std::max<Index>(1, per_column));
     const Index features = std::max<Index>(1, std::min(m, fits / std::max<Index>(1, width)));
     const Index columns = x ? std::max<Index>(1, std::min(width, fits)) : 1;
-    backend::Buffer<T, B> source(cols_ * features * columns), result(rows_ * features * columns);
+    backend::Buffer<T, B> source(cols_ * features * columns, context), result(rows_ * features * columns, context);
     for (Index r = 0; r < m; r += features) {
       const Index nr = std::min(features, m - r);
       for (Index k = 0; k < width; k += columns) {
@@ -345,7 +346,7 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
   if (with_r) gather({}, MatrixView<const T, B>(cotangents.row_sum.data, rows_, 1));
 }
 
-template class ESPALIER_EXPORT Mask<float, Cpu>;
-template class ESPALIER_EXPORT Mask<double, Cpu>;
+template class ESPALIER_EXPORT Mask<float, CompiledBackend>;
+template class ESPALIER_EXPORT Mask<double, CompiledBackend>;
 
 }  // namespace espalier

@@ -110,9 +110,10 @@ EntriesGradient<T, B> BorderedMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void BorderedMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void BorderedMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar,
+                                               const Context<B>& context) const {
   const Index inner = parameter_bar.size - 3;
-  inner_->fold_entries_gradient(scratch, {parameter_bar.data, inner});
+  inner_->fold_entries_gradient(scratch, {parameter_bar.data, inner}, context);
   const T* border = scratch + entries_gradient_size() - 3;
   for (Index k = 0; k < 3; ++k) parameter_bar[inner + k] += border[k];
 }

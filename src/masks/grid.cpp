@@ -5,6 +5,8 @@
 
 #include "backend/elementwise.hpp"
 #include "backend/fft.hpp"
+#include "backend/transfers.hpp"
+#include "core/compiled_backend.hpp"
 #include "masks/grid_table.hpp"
 
 #include <algorithm>
@@ -18,12 +20,25 @@ namespace espalier {
 
 namespace {
 
-template <class T, class B, class U>
-backend::Buffer<T, B> copied(const std::vector<U>& from) {
-  backend::Buffer<T, B> to(static_cast<Index>(from.size()));
-  std::transform(from.begin(), from.end(), to.data(), [](U v) { return static_cast<T>(v); });
-  return to;
-}
+// What the first product of a kind makes, on its context's stream; products on other streams wait for it there.
+template <class B, class V>
+class FirstNeed {
+ public:
+  template <class F>
+  const V& get(const Context<B>& context, const F& make) {
+    std::call_once(once_, [&] {
+      value_ = std::make_unique<const V>(make());
+      made_.record(context);
+    });
+    made_.wait(context);
+    return *value_;
+  }
+
+ private:
+  std::once_flag once_;
+  std::unique_ptr<const V> value_;
+  backend::Mark<B> made_;
+};
 
 }  // namespace
 
@@ -35,13 +50,20 @@ class GridMask<T, B>::State {
     const GridKeys keys = grid_keys(sizes);
     length = static_cast<Index>(keys.row.size());
     table_size = grid_table_size(sizes);
-    row_key = copied<std::int32_t, B>(keys.row);
-    col_key = copied<std::int32_t, B>(keys.column);
+    row_key = backend::uploaded<std::int32_t, B>(keys.row);
+    col_key = backend::uploaded<std::int32_t, B>(keys.column);
   }
   // Plans are made by the first product that needs them.
   const backend::ToeplitzFft<T, B>& fft() const {
     std::call_once(once_, [&] { fft_ = std::make_unique<backend::ToeplitzFft<T, B>>(sizes, measure); });
     return *fft_;
+  }
+  const GridClasses& classes() const {
+    std::call_once(classes_once_, [&] { classes_ = grid_classes(sizes, *distance, causal); });
+    return classes_;
+  }
+  const backend::PlacedRows<B>& class_rows(const Context<B>& context) const {
+    return class_rows_.get(context, [&] { return backend::PlacedRows<B>(classes().offsets, context); });
   }
 
   std::vector<Index> sizes;
@@ -51,8 +73,10 @@ class GridMask<T, B>::State {
   backend::Buffer<std::int32_t, B> row_key, col_key;
 
  private:
-  mutable std::once_flag once_;
+  mutable std::once_flag once_, classes_once_;
   mutable std::unique_ptr<const backend::ToeplitzFft<T, B>> fft_;
+  mutable GridClasses classes_;
+  mutable FirstNeed<B, backend::PlacedRows<B>> class_rows_;
 };
 
 // What with_parameters replaces.
@@ -69,19 +93,27 @@ struct GridMask<T, B>::Values {
   }
   void finish(const State& state) {
     finish_grid_table(state.causal, table);
-    applied = copied<T, B>(table);
+    applied = backend::uploaded<T, B>(table);
   }
   std::span<const double> parameters() const { return function ? function->parameters() : std::span<const double>(given); }
-  const T* spectrum(const State& state) {
-    std::call_once(once, [&] { frequencies = state.fft().spectrum(table.data()); });
-    return frequencies.data();
+  const T* spectrum(const State& state, const Context<B>& context) {
+    return frequencies.get(context, [&] { return state.fft().spectrum(table.data(), context); }).data();
+  }
+  // Sums over the distances' classes to the function's parameters.
+  const backend::PlacedRows<B>& parameter_rows(const State& state, const Context<B>& context) {
+    return derivatives.get(context, [&] {
+      derivative_rows = grid_parameter_rows(state.classes(), *function);
+      return backend::PlacedRows<B>(derivative_rows, context);
+    });
   }
 
   std::vector<double> table;  // as applied
   std::vector<double> given;  // a free table before zeroing: the parameters
   std::optional<DistanceFunction> function;
-  backend::Buffer<T, B> applied, frequencies;
-  std::once_flag once;
+  backend::Buffer<T, B> applied;
+  FirstNeed<B, backend::Buffer<T, B>> frequencies;
+  backend::SumRows derivative_rows;
+  FirstNeed<B, backend::PlacedRows<B>> derivatives;
 };
 
 namespace {
@@ -148,17 +180,20 @@ EntriesGradient<T, B> GridMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void GridMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void GridMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>& context) const {
   if (parameter_bar.size == 0) return;
   if (!state_->distance) {
     // Offsets that causality has zeroed: the mask does not depend on them.
-    for (Index p = state_->causal ? state_->table_size / 2 : 0; p < parameter_bar.size; ++p) parameter_bar[p] += scratch[p];
+    const Index first = state_->causal ? state_->table_size / 2 : 0, count = parameter_bar.size - first;
+    backend::add_scaled<T, B>(T(1), MatrixView<const T, B>(scratch + first, 1, count),
+                              MatrixView<T, B>(parameter_bar.data + first, 1, count), context);
     return;
   }
-  const std::vector<double> table_bar(scratch, scratch + state_->table_size);
-  std::vector<double> bar(static_cast<std::size_t>(parameter_bar.size), 0.0);
-  fold_grid_gradient(state_->sizes, *values_->function, *state_->distance, state_->causal, table_bar, bar);
-  for (Index p = 0; p < parameter_bar.size; ++p) parameter_bar[p] += static_cast<T>(bar[static_cast<std::size_t>(p)]);
+  // df/dp is the same for all offsets of one distance: their gradients are summed first.
+  const auto& classes = state_->class_rows(context);
+  backend::Buffer<double, B> sums(classes.rows, context);
+  backend::sum_rows(classes, scratch, sums.data(), false, context);
+  backend::sum_rows(values_->parameter_rows(*state_, context), sums.data(), parameter_bar.data, true, context);
 }
 template <class T, class B>
 std::span<const double> GridMask<T, B>::parameters() const {
@@ -181,8 +216,8 @@ std::shared_ptr<const Mask<T, B>> GridMask<T, B>::with_parameters(std::span<cons
 template <class T, class B>
 std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
   std::vector<Report> all = {this->tile_report(shape, "direct")};
-  if (!backend::has_fft<B>()) return all;
   const std::vector<Index>& sizes = state_->sizes;
+  if (!backend::has_fft<B>(sizes)) return all;
   const CostModel& cost = this->options().cost;
   const double heads = static_cast<double>(shape.heads), rank = static_cast<double>(std::max<Index>(1, shape.rank));
   const double points = backend::toeplitz_fft_points(sizes), element = sizeof(T);
@@ -196,7 +231,7 @@ std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
   reason << (shape.rank > 0 ? static_cast<double>(shape.rank * shape.columns) : static_cast<double>(shape.columns))
          << " columns by FFT, two at a time, padded to " << points << " points";
   r.reason = reason.str();
-  r.extra_bytes = backend::toeplitz_fft_bytes(sizes, shape.columns, shape.rank, sizeof(T));
+  r.extra_bytes = backend::toeplitz_fft_bytes<B>(sizes, shape.columns, shape.rank, sizeof(T));
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * std::sqrt(std::log2(std::max(2.0, points)));
   all.push_back(std::move(r));
   return all;
@@ -207,7 +242,7 @@ void GridMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool tr
   if (this->report({.columns = x.cols}).engine == "direct") {
     this->apply_by_tiles(x, y, transpose, context);
   } else {
-    state_->fft().multiply(values_->spectrum(*state_), x, y, transpose, context);
+    state_->fft().multiply(values_->spectrum(*state_, context), x, y, transpose, context);
   }
 }
 
@@ -219,10 +254,10 @@ void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView
     Mask<T, B>::add_parameter_gradient(x, y_bar, parameter_bar, context);
     return;
   }
-  backend::Buffer<T, B> table_bar(state_->table_size);
+  backend::Buffer<T, B> table_bar(state_->table_size, context);
   backend::fill(table_bar.matrix(1, state_->table_size), T(0), context);
   state_->fft().add_table_gradient(x, y_bar, table_bar.data(), context);
-  fold_entries_gradient(table_bar.data(), parameter_bar);
+  fold_entries_gradient(table_bar.data(), parameter_bar, context);
 }
 
 template <class T, class B>
@@ -231,7 +266,7 @@ void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRank
   if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
     this->low_rank_by_tiles(in, out, transpose, context);
   } else {
-    state_->fft().multiply_low_rank(values_->spectrum(*state_), in, out, transpose, context);
+    state_->fft().multiply_low_rank(values_->spectrum(*state_, context), in, out, transpose, context);
   }
 }
 
@@ -243,14 +278,14 @@ void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const Low
     return;
   }
   const bool learns = gradients.parameters && gradients.parameters.size > 0;
-  backend::Buffer<T, B> table_bar(learns ? state_->table_size : 0);
+  backend::Buffer<T, B> table_bar(learns ? state_->table_size : 0, context);
   if (learns) backend::fill(table_bar.matrix(1, state_->table_size), T(0), context);
-  state_->fft().multiply_low_rank_vjp(values_->spectrum(*state_), in, cotangents, gradients,
+  state_->fft().multiply_low_rank_vjp(values_->spectrum(*state_, context), in, cotangents, gradients,
                                       learns ? table_bar.data() : nullptr, context);
-  if (learns) fold_entries_gradient(table_bar.data(), gradients.parameters);
+  if (learns) fold_entries_gradient(table_bar.data(), gradients.parameters, context);
 }
 
-template class ESPALIER_EXPORT GridMask<float, Cpu>;
-template class ESPALIER_EXPORT GridMask<double, Cpu>;
+template class ESPALIER_EXPORT GridMask<float, CompiledBackend>;
+template class ESPALIER_EXPORT GridMask<double, CompiledBackend>;
 
 }  // namespace espalier

@@ -90,7 +90,7 @@ EntriesGradient<T, B> LowRankMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void LowRankMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void LowRankMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>&) const {
   for (Index p = 0; p < parameter_bar.size; ++p) {
     parameter_bar[p] += scratch[p];
     if (state_->symmetric) parameter_bar[p] += scratch[parameter_bar.size + p];

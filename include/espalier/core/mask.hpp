@@ -64,7 +64,7 @@ class ESPALIER_EXPORT Mask {
   // it into parameter_bar (added to). A mask whose parameters are its table has nothing to fold.
   virtual Index entries_gradient_size() const;
   virtual EntriesGradient<T, B> entries_gradient(T* scratch) const;
-  virtual void fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const;
+  virtual void fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>& context) const;
 
   // The learnable numbers, in the order that the class documents; none by default.
   virtual std::span<const double> parameters() const;

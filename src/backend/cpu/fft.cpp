@@ -14,7 +14,7 @@
 namespace espalier::backend {
 
 template <>
-bool has_fft<Cpu>() {
+bool has_fft<Cpu>(const std::vector<Index>&) {
 #if ESPALIER_HAS_FFTW
   return true;
 #else
@@ -61,7 +61,8 @@ constexpr Index kReportedWorkers = 64;
 
 }  // namespace
 
-std::size_t toeplitz_fft_bytes(const std::vector<Index>& sizes, Index columns, Index rank, std::size_t element) {
+template <>
+std::size_t toeplitz_fft_bytes<Cpu>(const std::vector<Index>& sizes, Index columns, Index rank, std::size_t element) {
 #if ESPALIER_HAS_FFTW
   Index length = 1;
   for (const Index n : sizes) length *= n;
@@ -267,7 +268,7 @@ template <class T, class B>
 ToeplitzFft<T, B>::~ToeplitzFft() = default;
 
 template <class T, class B>
-Buffer<T, B> ToeplitzFft<T, B>::spectrum(const double* table) const {
+Buffer<T, B> ToeplitzFft<T, B>::spectrum(const double* table, const Context<B>&) const {
   Buffer<T, B> s(2 * state_->transform.spectrum_size());
   state_->transform.table_spectrum(table, s.data());
   return s;
@@ -545,7 +546,7 @@ ToeplitzFft<T, B>::ToeplitzFft(std::vector<Index>, bool) {
 template <class T, class B>
 ToeplitzFft<T, B>::~ToeplitzFft() = default;
 template <class T, class B>
-Buffer<T, B> ToeplitzFft<T, B>::spectrum(const double*) const {
+Buffer<T, B> ToeplitzFft<T, B>::spectrum(const double*, const Context<B>&) const {
   return {};
 }
 template <class T, class B>

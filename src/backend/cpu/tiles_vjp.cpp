@@ -371,7 +371,8 @@ void tile_multiply_entries_gradient(const Entries<T, B>& m, MatrixView<const T, 
   backward(call, {}, {}, {}, sink, sink_size, context);
 }
 
-std::size_t tile_low_rank_bytes(Index rows, Index cols, Index rank, Index columns, std::size_t element) {
+template <>
+std::size_t tile_low_rank_bytes<Cpu>(Index rows, Index cols, Index rank, Index columns, std::size_t element) {
   // The backward call takes most: a_bar once a stripe (at most 8), packed sources and their gradients, and for each stripe that
   // runs at the same time its tiles and one block of rows.
   const Index stripes = stripe_count(cols), rank_padded = rank + 48, columns_padded = columns + 48;
