@@ -8,6 +8,7 @@
 #include <cmath>
 #include <complex>
 #include <limits>
+#include <span>
 
 namespace espalier {
 
@@ -116,38 +117,52 @@ void move_states(const States& s, Matrix& v) {
   }
 }
 
-// Left singular vectors of the weighted family {f~(t + a)}; columns by falling singular value.
-Matrix basis_of(const ExponentialSum& sum, Index length, Index chunk, Index gap, ToleranceKind kind) {
-  const Index first = (gap - 1) * chunk + 1;
+// Columns f(t + a), a < chunk, for t from `first` to `last`, ever further apart, weighted as the kind of tolerance asks.
+// evaluate(t, out) gives f(t), f(t + 1), ...
+template <class F>
+Matrix weighted_family(Index first, Index last, Index chunk, ToleranceKind kind, const F& evaluate) {
   std::vector<Index> t;
   std::vector<double> span;  // distances that a sample stands for
-  for (double x = static_cast<double>(first), step = 1; x < static_cast<double>(std::max(first + 1, length)); x += step) {
+  for (double x = static_cast<double>(first), step = 1; x <= static_cast<double>(std::max(first, last)); x += step) {
     if (t.size() >= static_cast<std::size_t>(2 * chunk)) step *= 1.05;
-    const auto at = static_cast<Index>(x);
-    if (!t.empty() && at == t.back()) continue;
-    t.push_back(at);
+    t.push_back(static_cast<Index>(x));
     span.push_back(step);
   }
   Matrix family(chunk, static_cast<Index>(t.size()));
-  std::vector<double> values(static_cast<std::size_t>(chunk));
+  std::vector<double> values(static_cast<std::size_t>(chunk)), sizes(t.size(), 0.0);
   double largest = 0;
   for (std::size_t k = 0; k < t.size(); ++k) {
-    sum.evaluate(t[k], values);
-    double size = 0;
-    for (const double v : values) size = std::max(size, std::abs(v));
-    largest = std::max(largest, size);
+    evaluate(t[k], std::span<double>(values));
+    for (Index a = 0; a < chunk; ++a) {
+      family(a, static_cast<Index>(k)) = values[static_cast<std::size_t>(a)];
+      sizes[k] = std::max(sizes[k], std::abs(values[static_cast<std::size_t>(a)]));
+    }
+    largest = std::max(largest, sizes[k]);
+  }
+  for (std::size_t k = 0; k < t.size(); ++k) {
     // Row errors are sums over distances: each sample counts for those it stands for, and small values for more, since a
     // slowly falling tail outweighs the near blocks. Pointwise errors: every sample has size 1.
     double weight = 1;
-    if (kind == ToleranceKind::row) weight = std::sqrt(span[k] / std::max(size, 1e-6 * largest));
-    if (kind == ToleranceKind::pointwise) weight = 1 / std::max(size, 1e-7 * largest);
-    if (size == 0) weight = 0;
-    for (Index a = 0; a < chunk; ++a) family(a, static_cast<Index>(k)) = weight * values[static_cast<std::size_t>(a)];
+    if (kind == ToleranceKind::row) weight = std::sqrt(span[k] / std::max(sizes[k], 1e-6 * largest));
+    if (kind == ToleranceKind::pointwise) weight = 1 / std::max(sizes[k], 1e-7 * largest);
+    family.col(static_cast<Index>(k)) *= sizes[k] == 0 ? 0 : weight;
   }
+  return family;
+}
+
+// family = U diag(values) ..: by way of a QR factorisation of its transpose.
+Eigen::BDCSVD<Matrix> left_vectors(const Matrix& family) {
   const Eigen::HouseholderQR<Matrix> qr(family.transpose());
   const Index n = std::min(family.rows(), family.cols());
   const Matrix upper = qr.matrixQR().topRows(n).triangularView<Eigen::Upper>();
-  return Eigen::BDCSVD<Matrix>(upper, Eigen::ComputeThinV).matrixV();
+  return Eigen::BDCSVD<Matrix>(upper, Eigen::ComputeThinV);
+}
+
+// Left singular vectors of the weighted family {f~(t + a)}; columns by falling singular value.
+Matrix basis_of(const ExponentialSum& sum, Index length, Index chunk, Index gap, ToleranceKind kind) {
+  const Index first = (gap - 1) * chunk + 1;
+  const auto evaluate = [&](Index t, std::span<double> out) { sum.evaluate(t, out); };
+  return left_vectors(weighted_family(first, std::max(first + 2 * chunk, length), chunk, kind, evaluate)).matrixV();
 }
 
 template <class T>
@@ -399,6 +414,53 @@ ChunkBasis<T> chunk_basis(const ToeplitzValues& m, Index chunk, Index gap, doubl
     product.upper = backend::transposed(as_lower).upper;
   }
   return result;
+}
+
+Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind) {
+  const Index first = (gap - 1) * chunk + 1, last = static_cast<Index>(values.size()) - chunk;
+  if (last < first) return 0;
+  const auto evaluate = [&](Index t, std::span<double> out) { std::copy_n(values.begin() + t, out.size(), out.begin()); };
+  const Eigen::VectorXd s = left_vectors(weighted_family(first, last, chunk, kind, evaluate)).singularValues();
+  // Row kind: the sum of |error| is at most the root of (weighted squares of the errors) x (sum of |f|), and so is the sum of
+  // |f| near values included; the other kinds have samples of their own size.
+  double allowed = tolerance * tolerance * s.squaredNorm();
+  double near = 0, far = 0;
+  for (std::size_t d = 0; d < values.size(); ++d) (static_cast<Index>(d) < first ? near : far) += std::abs(values[d]);
+  if (kind == ToleranceKind::row && far > 0) allowed *= std::pow((near + far) / far, 2);
+  if (kind == ToleranceKind::entry) {
+    double largest = 0;
+    for (const double v : values) largest = std::max(largest, std::abs(v));
+    allowed = std::pow(tolerance * largest, 2) * static_cast<double>(chunk);
+  }
+  if (kind == ToleranceKind::pointwise) allowed = tolerance * tolerance * static_cast<double>(chunk);
+  Index rank = s.size();
+  for (double tail = 0; rank > 0 && tail + s[rank - 1] * s[rank - 1] <= allowed; --rank) tail += s[rank - 1] * s[rank - 1];
+  return rank;
+}
+
+Index band_width(const ToeplitzValues& m, double tolerance, ToleranceKind kind) {
+  const auto width = [&](const std::vector<double>& f, double largest) {
+    double total = 0, tail = 0;
+    for (const double v : f) total += std::abs(v);
+    auto w = static_cast<Index>(f.size()) - 1;
+    for (; w > 0; --w) {
+      const double v = std::abs(f[static_cast<std::size_t>(w)]);
+      tail += v;
+      const bool drop = kind == ToleranceKind::row     ? tail <= 0.9 * tolerance * total
+                        : kind == ToleranceKind::entry ? v <= 0.9 * tolerance * largest
+                                                       : v < 1e-7 * largest;
+      if (!drop) break;
+    }
+    return w;
+  };
+  double largest = 0;
+  for (const std::vector<double>* f : {&m.lower, &m.upper}) {
+    for (const double v : *f) largest = std::max(largest, std::abs(v));
+  }
+  Index w = 0;
+  if (m.has_lower || m.symmetric) w = width(m.lower, largest);
+  if (m.has_upper && !m.symmetric) w = std::max(w, width(m.upper, largest));
+  return w;
 }
 
 template ChunkBasis<float> chunk_basis(const ToeplitzValues&, Index, Index, double, ToleranceKind);

@@ -36,4 +36,12 @@ struct ChunkBasis {
 template <class T>
 ChunkBasis<T> chunk_basis(const ToeplitzValues& values, Index chunk, Index gap, double tolerance, ToleranceKind kind);
 
+// The number R that the far values of one side would need: their numerical rank over chunks at this tolerance, from a few
+// hundred places. An estimate (a few milliseconds), for choosing; values that are no short sum of anything smooth have rank
+// `chunk`.
+Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind);
+
+// The least w such that leaving out all entries with |i - j| > w is within the tolerance. O(L).
+Index band_width(const ToeplitzValues& values, double tolerance, ToleranceKind kind);
+
 }  // namespace espalier

@@ -8,6 +8,7 @@
 #include "backend/transfers.hpp"
 #include "core/compiled_backend.hpp"
 #include "masks/grid_table.hpp"
+#include "masks/sequence.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -53,6 +54,7 @@ class GridMask<T, B>::State {
     row_key = backend::uploaded<std::int32_t, B>(keys.row);
     col_key = backend::uploaded<std::int32_t, B>(keys.column);
   }
+  bool one_axis() const { return length > 1 && *std::max_element(sizes.begin(), sizes.end()) == length; }
   // Plans are made by the first product that needs them.
   const backend::ToeplitzFft<T, B>& fft() const {
     std::call_once(once_, [&] { fft_ = std::make_unique<backend::ToeplitzFft<T, B>>(sizes, measure); });
@@ -95,6 +97,16 @@ struct GridMask<T, B>::Values {
     finish_grid_table(state.causal, table);
     applied = backend::uploaded<T, B>(table);
   }
+  // The engines of one axis, where there is one; `start`: of the mask that this one is a parameter step from.
+  void make_sequence(const State& state, const MaskOptions& options, double tolerance, SequenceStart start) {
+    if constexpr (backend::has_chunked<B>()) {
+      if (!state.one_axis()) return;
+      const auto values = [this, distance = state.distance, causal = state.causal] {
+        return grid_sequence_values(table, function, distance, causal);
+      };
+      sequence = std::make_unique<const SequenceEngines<T>>(state.length, values, options, tolerance, std::move(start));
+    }
+  }
   std::span<const double> parameters() const { return function ? function->parameters() : std::span<const double>(given); }
   const T* spectrum(const State& state, const Context<B>& context) {
     return frequencies.get(context, [&] { return state.fft().spectrum(table.data(), context); }).data();
@@ -114,6 +126,7 @@ struct GridMask<T, B>::Values {
   FirstNeed<B, backend::Buffer<T, B>> frequencies;
   backend::SumRows derivative_rows;
   FirstNeed<B, backend::PlacedRows<B>> derivatives;
+  std::unique_ptr<const SequenceEngines<T>> sequence;  // null: more than one axis
 };
 
 namespace {
@@ -131,6 +144,7 @@ GridMask<T, B>::GridMask(std::vector<Index> sizes, DistanceFunction function, Di
     : Mask<T, B>(grid_length(sizes), grid_length(sizes), options) {
   state_ = std::make_shared<State>(std::move(sizes), distance, options);
   values_ = std::make_shared<Values>(*state_, std::move(function));
+  values_->make_sequence(*state_, this->options(), this->tolerance(), {});
 }
 template <class T, class B>
 GridMask<T, B>::GridMask(std::vector<Index> sizes, std::span<const double> table, GridOptions options)
@@ -138,6 +152,7 @@ GridMask<T, B>::GridMask(std::vector<Index> sizes, std::span<const double> table
   check_table_size(sizes, table.size());
   state_ = std::make_shared<State>(std::move(sizes), std::nullopt, options);
   values_ = std::make_shared<Values>(*state_, table);
+  values_->make_sequence(*state_, this->options(), this->tolerance(), {});
 }
 template <class T, class B>
 GridMask<T, B>::GridMask(std::shared_ptr<const State> state, std::shared_ptr<Values> values, const MaskOptions& options)
@@ -208,6 +223,8 @@ std::shared_ptr<const Mask<T, B>> GridMask<T, B>::with_parameters(std::span<cons
     check_table_size(state_->sizes, parameters.size());
     values = std::make_shared<Values>(*state_, parameters);
   }
+  values->make_sequence(*state_, this->options(), this->tolerance(),
+                        values_->sequence ? values_->sequence->found() : SequenceStart{});
   return std::shared_ptr<const Mask<T, B>>(new GridMask(state_, std::move(values), this->options()));
 }
 
@@ -216,8 +233,18 @@ std::shared_ptr<const Mask<T, B>> GridMask<T, B>::with_parameters(std::span<cons
 template <class T, class B>
 std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
   std::vector<Report> all = {this->tile_report(shape, "direct")};
+  if (backend::has_fft<B>(state_->sizes)) all.push_back(fft_report(shape));
+  if (values_->sequence) {
+    double best = all.front().predicted_seconds;
+    for (const Report& r : all) best = std::min(best, r.predicted_seconds);
+    values_->sequence->add_candidates(shape, best, all);
+  }
+  return all;
+}
+
+template <class T, class B>
+Report GridMask<T, B>::fft_report(Shape shape) const {
   const std::vector<Index>& sizes = state_->sizes;
-  if (!backend::has_fft<B>(sizes)) return all;
   const CostModel& cost = this->options().cost;
   const double heads = static_cast<double>(shape.heads), rank = static_cast<double>(std::max<Index>(1, shape.rank));
   const double points = backend::toeplitz_fft_points(sizes), element = sizeof(T);
@@ -233,24 +260,23 @@ std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
   r.reason = reason.str();
   r.extra_bytes = backend::toeplitz_fft_bytes<B>(sizes, shape.columns, shape.rank, sizeof(T));
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * std::sqrt(std::log2(std::max(2.0, points)));
-  all.push_back(std::move(r));
-  return all;
+  return r;
 }
 
 template <class T, class B>
 void GridMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
-  if (this->report({.columns = x.cols}).engine == "direct") {
-    this->apply_by_tiles(x, y, transpose, context);
-  } else {
-    state_->fft().multiply(values_->spectrum(*state_, context), x, y, transpose, context);
-  }
+  const std::string engine = this->report({.columns = x.cols}).engine;
+  if (engine == "direct") return this->apply_by_tiles(x, y, transpose, context);
+  if (engine == "fft") return state_->fft().multiply(values_->spectrum(*state_, context), x, y, transpose, context);
+  if constexpr (backend::has_chunked<B>()) values_->sequence->multiply(engine, x, y, transpose, context);
 }
 
+// The table's gradient where the product itself runs on another engine: by FFT, or by tiles without one.
 template <class T, class B>
 void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar,
                                             VectorView<T, B> parameter_bar, const Context<B>& context) const {
   if (parameters().empty()) return;
-  if (this->report({.columns = x.cols}).engine == "direct") {
+  if (this->report({.columns = x.cols}).engine == "direct" || !backend::has_fft<B>(state_->sizes)) {
     Mask<T, B>::add_parameter_gradient(x, y_bar, parameter_bar, context);
     return;
   }
@@ -263,20 +289,19 @@ void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView
 template <class T, class B>
 void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                     const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
-    this->low_rank_by_tiles(in, out, transpose, context);
-  } else {
-    state_->fft().multiply_low_rank(values_->spectrum(*state_, context), in, out, transpose, context);
+  const std::string engine = this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine;
+  if (engine == "direct") return this->low_rank_by_tiles(in, out, transpose, context);
+  if (engine == "fft") {
+    return state_->fft().multiply_low_rank(values_->spectrum(*state_, context), in, out, transpose, context);
   }
+  if constexpr (backend::has_chunked<B>()) values_->sequence->multiply_low_rank(engine, in, out, transpose, context);
 }
 
 template <class T, class B>
 void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
-    Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
-    return;
-  }
+  const std::string engine = this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine;
+  if (engine != "fft") return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
   const bool learns = gradients.parameters && gradients.parameters.size > 0;
   backend::Buffer<T, B> table_bar(learns ? state_->table_size : 0, context);
   if (learns) backend::fill(table_bar.matrix(1, state_->table_size), T(0), context);

@@ -188,6 +188,27 @@ void finish_grid_table(bool causal, std::vector<double>& table) {
   }
 }
 
+SequenceValues grid_sequence_values(const std::vector<double>& table, const std::optional<DistanceFunction>& f,
+                                    std::optional<Distance> distance, bool causal) {
+  SequenceValues s;
+  const std::size_t centre = table.size() / 2;
+  s.values.lower.assign(table.begin() + static_cast<std::ptrdiff_t>(centre), table.end());
+  s.values.upper.assign(table.rbegin() + static_cast<std::ptrdiff_t>(centre), table.rend());
+  s.values.symmetric = !causal && s.values.lower == s.values.upper;
+  const auto zero = [](const std::vector<double>& f_values) {
+    return std::all_of(f_values.begin() + 1, f_values.end(), [](double v) { return v == 0; });
+  };
+  s.values.has_upper = !causal && !zero(s.values.upper);
+  s.values.has_lower = !zero(s.values.lower);
+  if (!f) return s;
+  s.lower = *f;
+  s.upper = *f;
+  if (distance == Distance::offset) {
+    s.upper = DistanceFunction(Callable{[g = *f](double d) { return g(-d); }, f->name() + " of negative offsets"});
+  }
+  return s;
+}
+
 void check_grid_table(std::span<const double> table, double largest) {
   for (std::size_t p = 0; p < table.size(); ++p) {
     if (std::abs(table[p]) <= largest) continue;  // false for NaN

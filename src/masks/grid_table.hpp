@@ -10,9 +10,12 @@
 #include "backend/transfers.hpp"
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "masks/sequence.hpp"
 
 namespace espalier {
 
@@ -44,6 +47,10 @@ ESPALIER_EXPORT backend::SumRows grid_parameter_rows(const GridClasses& classes,
 // The table as applied: offsets with j > i zeroed where causal (they are the positions before the centre: the table is
 // row-major, as the index is), entries below 1e-30 of the largest set to 0.
 ESPALIER_EXPORT void finish_grid_table(bool causal, std::vector<double>& table);
+
+// A grid of one axis as a sequence: values by distance on both sides of the diagonal, and closed forms where f is given.
+SequenceValues grid_sequence_values(const std::vector<double>& table, const std::optional<DistanceFunction>& f,
+                                    std::optional<Distance> distance, bool causal);
 
 // Throws ValueError naming the first entry that is not finite; `largest` is the largest magnitude the element type holds.
 ESPALIER_EXPORT void check_grid_table(std::span<const double> table, double largest);

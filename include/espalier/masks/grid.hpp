@@ -63,6 +63,7 @@ class ESPALIER_EXPORT GridMask final : public Mask<T, B> {
  private:
   class State;  // structure shared by with_parameters: sizes, keys, FFT plans
   struct Values;
+  Report fft_report(Shape shape) const;
   GridMask(std::shared_ptr<const State> state, std::shared_ptr<Values> values, const MaskOptions& options);
   std::shared_ptr<const State> state_;
   std::shared_ptr<Values> values_;
