@@ -20,7 +20,11 @@ using fitting::Problem;
 using fitting::Solution;
 
 // Reduction to more states than this many times the tolerance still visible in the singular values: no short sum.
-constexpr double kHopeless = 30;
+constexpr double kHopeless = 1e4;
+// A singular value is some 30 times the error that its reduction leaves.
+constexpr double kHeadroom = 30;
+// Another start may gain this factor at most.
+constexpr double kNearMiss = 20;
 // Rows x slots^2 that one polish may touch; beyond it coefficients alone are fitted.
 constexpr double kPolishWork = 2e7;
 // Rows x slots of all least-squares problems after which a search that has not met the tolerance ends: about 0.2 s.
@@ -121,7 +125,8 @@ class Search {
     for (basis.powers = 0; basis.powers <= 4 && basis.columns() <= p_.max_slots; ++basis.powers) {
       const Solution s = project(p_, basis, weight);
       if (s.excess > 1e3 && basis.powers >= 2) return false;
-      if (attempt(s, basis.powers == 0 ? "constant" : "jets")) return true;
+      // More than two may still be beaten by exponentials.
+      if (attempt(s, basis.powers == 0 ? "constant" : "jets")) return basis.powers <= 1;
     }
     return false;
   }
@@ -139,10 +144,14 @@ class Search {
     if (found != tried_.end()) return found->second;
     Tried t;
     t.solution.excess = HUGE_VAL;
-    consider(loewner.decays(slots), t);
+    // Beyond what double precision resolves the interpolant has nothing new.
+    const Basis interpolant{loewner.decays(slots), 0};
+    if (interpolant.columns() >= slots - 1) consider(interpolant.decays, t);
     const bool oscillates =
         std::any_of(t.solution.basis.decays.begin(), t.solution.basis.decays.end(), [](auto z) { return z.imag() > z.real(); });
-    if (!oscillates && slots > 1) {
+    // On the integers the interpolant is near the best; other starts may gain a little. On a real range it cannot see what is
+    // finer than its grid.
+    if (!oscillates && slots > 1 && (!p_.integers || t.solution.excess < kNearMiss)) {
       for (const Index other : {slots - 1, slots + 1}) {
         const auto neighbour = tried_.find(other);
         if (neighbour != tried_.end()) consider(resampled(neighbour->second.solution.basis, slots), t);
@@ -186,20 +195,22 @@ class Search {
   void shortest() {
     const fitting::LoewnerStart loewner(p_);
     const auto& sigma = loewner.singular_values();
-    const Index limit = p_.max_slots, order = loewner.order();
+    const Index limit = best_.met ? best_.sum.slots() - 1 : p_.max_slots;
+    const Index order = loewner.order(1);
     note("the Loewner matrix of its generating function has " + std::to_string(order) +
          " singular values above the tolerance, of " + std::to_string(sigma.size()));
     if (limit < sigma.size() && sigma[limit] > kHopeless) {
       note("a sum of " + std::to_string(limit) + " slots misses it " + number(sigma[limit]) + " times");
       return;
     }
-    Index slots = std::clamp<Index>(order, 1, limit);
+    Index slots = std::clamp<Index>(loewner.order(kHeadroom), 1, limit);
     double least = HUGE_VAL;
     for (int stuck = 0; !with(slots, loewner).met;) {
       const double excess = with(slots, loewner).solution.excess;
       stuck = excess < 0.5 * least ? 0 : stuck + 1;
       if (excess < least) least = excess, closest_ = slots;
       if (slots == limit || stuck >= 4 || p_.work > kSearchWork) {
+        if (best_.met) return;
         note("polished sums of up to " + std::to_string(slots) + " slots miss the tolerance " + number(least) + " times");
         offer(to_sum(p_, tried_[closest_].solution), "best of the search");
         return;
