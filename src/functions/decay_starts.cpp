@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
+#include <span>
 
 namespace espalier::fitting {
 
@@ -16,14 +18,15 @@ namespace {
 using Complex = std::complex<double>;
 
 constexpr double kPi = 3.14159265358979323846;
-constexpr std::size_t kBlock = 64, kMoments = 8;
-// exp(-sigma t) over half a block is its Taylor polynomial of degree 7 to 2e-9 below this |sigma|.
+constexpr std::size_t kBlock = 64, kMoments = 12;
+// exp(-i w t) over half a block is its Taylor polynomial of degree 11 to 1e-15 below this frequency.
 constexpr double kSlow = 0.3 / 32;
 
-// The generating function of an even grid of values, at any sigma = -log z with Re sigma > 0.
-class GeneratingFunction {
+// F at the odd frequencies w = pi k / n: sum over d of f(d) exp(-i w d). At each of them exp(-i w n) = -1, so that the end of
+// the range does not show: a term c z^d gives c (1 + z^n) / (1 - z exp(-i w)), with the pole of the infinite sum.
+class Spectrum {
  public:
-  explicit GeneratingFunction(std::span<const double> f) : f_(f), moments_((f.size() + kBlock - 1) / kBlock * kMoments) {
+  explicit Spectrum(std::span<const double> f) : f_(f), moments_((f.size() + kBlock - 1) / kBlock * kMoments) {
     std::array<std::array<double, kMoments>, kBlock> power;
     for (std::size_t j = 0; j < kBlock; ++j) {
       const double t = (static_cast<double>(j) - 31.5) / 32;
@@ -35,35 +38,38 @@ class GeneratingFunction {
     }
   }
 
-  Complex operator()(Complex sigma) const { return std::abs(sigma) < kSlow ? slow(sigma) : direct(sigma); }
+  double frequency(Index k) const { return kPi * static_cast<double>(k) / static_cast<double>(f_.size()); }
 
- private:
-  Complex direct(Complex sigma) const {
-    // exp(-45) = 3e-20 of the first value.
-    const auto n = static_cast<std::size_t>(std::min(static_cast<double>(f_.size()), 45 / sigma.real() + 1));
-    const Complex z = std::exp(-sigma);
+  Complex operator()(Index k) const {
+    const double w = frequency(k);
+    const bool slow = w < kSlow;
+    std::array<double, kBlock> cosine, sine;
+    for (std::size_t j = 0; j < kBlock; ++j) {
+      cosine[j] = std::cos(w * static_cast<double>(j)), sine[j] = -std::sin(w * static_cast<double>(j));
+    }
+    std::array<Complex, kMoments> taylor;
+    taylor[0] = std::polar(1.0, -31.5 * w);
+    for (std::size_t p = 1; p < kMoments; ++p) taylor[p] = taylor[p - 1] * Complex(0, -32 * w / static_cast<double>(p));
     Complex sum = 0;
-    for (std::size_t k = n; k-- > 0;) {
-      sum = Complex(sum.real() * z.real() - sum.imag() * z.imag() + f_[k], sum.real() * z.imag() + sum.imag() * z.real());
+    const auto turn = static_cast<std::uint64_t>(2 * f_.size());
+    for (std::size_t b = 0; b * kBlock < f_.size(); ++b) {
+      double re = 0, im = 0;
+      if (slow) {
+        const double* m = moments_.data() + b * kMoments;
+        for (std::size_t p = 0; p < kMoments; ++p) re += taylor[p].real() * m[p], im += taylor[p].imag() * m[p];
+      } else {
+        const double* y = f_.data() + b * kBlock;
+        const std::size_t n = std::min(kBlock, f_.size() - b * kBlock);
+        for (std::size_t j = 0; j < n; ++j) re += cosine[j] * y[j], im += sine[j] * y[j];
+      }
+      // The phase of a block, its whole turns taken out in integers.
+      const auto steps = static_cast<std::uint64_t>(k) * (b * kBlock) % turn;
+      sum += std::polar(1.0, -frequency(static_cast<Index>(steps))) * Complex(re, im);
     }
     return sum;
   }
-  Complex slow(Complex sigma) const {
-    std::array<Complex, kMoments> taylor;
-    taylor[0] = 1;
-    for (std::size_t p = 1; p < kMoments; ++p) taylor[p] = taylor[p - 1] * (-32.0 * sigma) / static_cast<double>(p);
-    const Complex z = std::exp(-64.0 * sigma);
-    Complex sum = 0;
-    for (std::size_t b = moments_.size() / kMoments; b-- > 0;) {
-      double re = 0, im = 0;
-      for (std::size_t p = 0; p < kMoments; ++p) {
-        re += taylor[p].real() * moments_[b * kMoments + p], im += taylor[p].imag() * moments_[b * kMoments + p];
-      }
-      sum = sum * z + Complex(re, im);
-    }
-    return sum * std::exp(-31.5 * sigma);
-  }
 
+ private:
   std::span<const double> f_;
   std::vector<double> moments_;
 };
@@ -73,33 +79,39 @@ std::span<const double> even_values(const Problem& p) {
                     : std::span<const double>(p.grid);
 }
 
+// Odd numbers from 1 on, evenly spaced in the logarithm, below n.
+std::vector<Index> frequencies(Index n) {
+  constexpr double kPerDecade = 12;
+  std::vector<Index> out;
+  for (double at = 1; at < 0.95 * static_cast<double>(n); at *= std::pow(10, 1 / kPerDecade)) {
+    const Index k = static_cast<Index>(at) | 1;
+    if (out.empty() || k > out.back()) out.push_back(k);
+  }
+  return out;
+}
+
 }  // namespace
 
 LoewnerStart::LoewnerStart(const Problem& p) : step_(p.step) {
   const std::span<const double> f = even_values(p);
   const auto n = static_cast<double>(f.size());
-  slowest_ = 0.01 / n, fastest_ = p.integers ? (p.first > 0 ? std::min(20 / p.first, 40.0) : 40.0) : 40.0;
-  const GeneratingFunction transform(f);
-  // Points on rays, in conjugate pairs and alternately on the left and on the right. A truncated sum has no poles: at
-  // Re sigma = 12 / n and beyond the missing tail weighs 6e-6 of its values.
+  slowest_ = 0.01 / n, fastest_ = p.integers && p.first > 0 ? std::min(20 / p.first, 40.0) : 40.0;
+  const Spectrum spectrum(f);
+  // Points in conjugate pairs, alternately on the left and on the right.
   std::vector<Complex> x[2], g[2];
   std::vector<double> weight[2];
-  constexpr int kPerDecade = 6;
-  for (const double angle : {0.0, 0.5, 0.9, 1.2}) {
-    const double least = std::log10(std::min(12 / (n * std::cos(angle)), 0.2)), most = std::log10(angle == 0 ? 4.0 : 2.5);
-    const int points = std::max(4, static_cast<int>(kPerDecade * (most - least)) + 1);
-    for (int k = 0; k < points; ++k) {
-      const double radius = std::pow(10, least + (most - least) * k / (points - 1));
-      const Complex sigma = std::polar(radius, angle);
-      const Complex at = std::tanh(0.5 * sigma), value = transform(sigma) / (1.0 + at);
-      // A component c exp(-s d) adds up to c / s; in units of what is allowed at distances about 1 / |sigma|.
-      const double d = std::min(p.first + p.step / radius, p.last);
-      const double y = f[static_cast<std::size_t>(std::min(1 / radius, n - 1))];
-      const double u = std::sqrt(radius * radius / p.allowed(p.integers ? std::floor(d) : d, y));
-      auto& side = x[k % 2];
-      side.push_back(at), g[k % 2].push_back(value), weight[k % 2].push_back(u);
-      if (angle != 0) side.push_back(std::conj(at)), g[k % 2].push_back(std::conj(value)), weight[k % 2].push_back(u);
-    }
+  std::size_t turn = 0;
+  for (const Index k : frequencies(static_cast<Index>(f.size()))) {
+    const double w = spectrum.frequency(k);
+    const Complex at(0, std::tan(0.5 * w)), value = spectrum(k) / (1.0 + at);
+    // A component c exp(-s d) adds up to c / s; in units of what is allowed at distances about 1 / w.
+    const double d = std::min(p.first + p.step / w, p.last);
+    const double y = f[static_cast<std::size_t>(std::min(1 / w, n - 1))];
+    const double u = w / std::sqrt(p.allowed(p.integers ? std::floor(d) : d, y));
+    const std::size_t side = turn++ % 2;
+    x[side].insert(x[side].end(), {at, std::conj(at)});
+    g[side].insert(g[side].end(), {value, std::conj(value)});
+    weight[side].insert(weight[side].end(), {u, u});
   }
   const auto rows = static_cast<Eigen::Index>(x[0].size()), cols = static_cast<Eigen::Index>(x[1].size());
   Eigen::MatrixXcd loewner(rows, cols), shifted(rows, cols);
@@ -116,13 +128,13 @@ LoewnerStart::LoewnerStart(const Problem& p) : step_(p.step) {
   shifted_ = svd.matrixU().adjoint() * shifted * svd.matrixV();
 }
 
-Index LoewnerStart::order() const {
-  return (values_.array() > 1).count();
+Index LoewnerStart::order(double bound) const {
+  return (values_.array() > bound).count();
 }
 
 std::vector<Complex> LoewnerStart::decays(Index slots) const {
   Index r = std::min<Index>(slots, values_.size());
-  while (r > 0 && !(values_[r - 1] > 1e-13 * values_[0])) --r;
+  while (r > 0 && !(values_[r - 1] > 2e-14 * values_[0])) --r;
   std::vector<Complex> out;
   if (r == 0) return out;
   Eigen::MatrixXcd a = shifted_.topLeftCorner(r, r);
@@ -134,9 +146,10 @@ std::vector<Complex> LoewnerStart::decays(Index slots) const {
   for (Index k = 0; k < r; ++k) {
     const Complex pole = poles[k];
     Complex s = 2.0 * std::atanh(-pole);
-    const double re = std::clamp(std::abs(s.real()), slowest_, fastest_);
     if (!std::isfinite(s.real()) || !std::isfinite(s.imag())) s = {fastest_, 0};
-    if (std::abs(s.imag()) <= 1e-6 * std::abs(s)) {
+    // Growing modes are turned round; what changes nothing over the range is a constant.
+    const double re = std::abs(s.real()) < 1e-4 * slowest_ ? 0.0 : std::min(std::abs(s.real()), fastest_);
+    if (std::abs(s.imag()) <= 1e-6 * std::abs(s.real()) + 0.1 * slowest_) {
       real.push_back(re);
     } else if (s.imag() > 0) {
       pairs.push_back({re, std::min(s.imag(), kPi)});

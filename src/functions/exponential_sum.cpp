@@ -20,9 +20,15 @@ using fitting::Problem;
 using fitting::Solution;
 
 // Reduction to more states than this many times the tolerance still visible in the singular values: no short sum.
-constexpr double kHopeless = 30;
+constexpr double kHopeless = 1e4;
+// A singular value is some 30 times the error that its reduction leaves.
+constexpr double kHeadroom = 30;
+// Another start may gain this factor at most.
+constexpr double kNearMiss = 20;
 // Rows x slots^2 that one polish may touch; beyond it coefficients alone are fitted.
-constexpr double kPolishWork = 4e7;
+constexpr double kPolishWork = 2e7;
+// Rows x slots of all least-squares problems after which a search that has not met the tolerance ends: about 0.2 s.
+constexpr double kSearchWork = 6e6;
 
 std::string number(double v) {
   char text[32];
@@ -119,7 +125,8 @@ class Search {
     for (basis.powers = 0; basis.powers <= 4 && basis.columns() <= p_.max_slots; ++basis.powers) {
       const Solution s = project(p_, basis, weight);
       if (s.excess > 1e3 && basis.powers >= 2) return false;
-      if (attempt(s, basis.powers == 0 ? "constant" : "jets")) return true;
+      // More than two may still be beaten by exponentials.
+      if (attempt(s, basis.powers == 0 ? "constant" : "jets")) return basis.powers <= 1;
     }
     return false;
   }
@@ -131,48 +138,85 @@ class Search {
     bool met = false;
   };
 
-  // The best fit of `slots` states from both kinds of start.
+  // The best fit of `slots` states: starts from the interpolant, from the polished decays of a neighbour, from a grid.
   const Tried& with(Index slots, const fitting::LoewnerStart& loewner) {
     const auto found = tried_.find(slots);
     if (found != tried_.end()) return found->second;
-    Tried& t = tried_[slots];
+    Tried t;
     t.solution.excess = HUGE_VAL;
-    const auto consider = [&](const std::vector<std::complex<double>>& decays) {
-      if (t.met || decays.empty()) return;
-      Basis basis{decays, 0};
-      const double size = static_cast<double>(p_.samples.value.size() * basis.columns() * basis.columns());
-      const int steps = static_cast<int>(std::min(40.0, kPolishWork / size));
-      Solution s = steps > 0 ? polish(p_, basis, steps, 3) : project(p_, basis, fitting::first_weights(p_));
-      const bool real = std::all_of(s.basis.decays.begin(), s.basis.decays.end(), [](auto z) { return z.imag() == 0; });
-      t.met = attempt(s, real ? "real decays" : "complex decays");
-      if (t.met || s.excess < t.solution.excess) t.solution = std::move(s);
-    };
-    consider(loewner.decays(slots));
+    // Beyond what double precision resolves the interpolant has nothing new.
+    const Basis interpolant{loewner.decays(slots), 0};
+    if (interpolant.columns() >= slots - 1) consider(interpolant.decays, t);
     const bool oscillates =
         std::any_of(t.solution.basis.decays.begin(), t.solution.basis.decays.end(), [](auto z) { return z.imag() > z.real(); });
-    if (!oscillates && slots > 1) consider(fitting::logarithmic_decays(p_, slots));
-    return t;
+    // On the integers the interpolant is near the best; other starts may gain a little. On a real range it cannot see what is
+    // finer than its grid.
+    if (!oscillates && slots > 1 && (!p_.integers || t.solution.excess < kNearMiss)) {
+      for (const Index other : {slots - 1, slots + 1}) {
+        const auto neighbour = tried_.find(other);
+        if (neighbour != tried_.end()) consider(resampled(neighbour->second.solution.basis, slots), t);
+      }
+      consider(fitting::logarithmic_decays(p_, slots), t);
+    }
+    return tried_[slots] = t;
+  }
+
+  void consider(const std::vector<std::complex<double>>& decays, Tried& t) {
+    if (t.met || decays.empty()) return;
+    const Basis basis{decays, 0};
+    const double size = static_cast<double>(p_.samples.value.size() * basis.columns() * basis.columns());
+    const int steps = static_cast<int>(std::min(40.0, kPolishWork / size));
+    Solution s = steps > 0 ? polish(p_, basis, steps, 3) : project(p_, basis, fitting::first_weights(p_));
+    t.met = attempt(s, all_real(s.basis) ? "real decays" : "complex decays");
+    if (t.met || s.excess < t.solution.excess) t.solution = std::move(s);
+  }
+
+  static bool all_real(const Basis& basis) {
+    return std::all_of(basis.decays.begin(), basis.decays.end(), [](auto z) { return z.imag() == 0; });
+  }
+
+  // Best decays of n and n + 1 real terms have the same density on a logarithmic axis.
+  static std::vector<std::complex<double>> resampled(const Basis& basis, Index count) {
+    if (basis.decays.size() < 2 || count < 2 || !all_real(basis)) return {};
+    std::vector<double> logs;
+    for (const auto& s : basis.decays) logs.push_back(std::log(s.real()));
+    std::sort(logs.begin(), logs.end());
+    std::vector<std::complex<double>> out;
+    const double scale = static_cast<double>(logs.size()) / static_cast<double>(count);
+    for (Index k = 0; k < count; ++k) {
+      const double at = (static_cast<double>(k) + 0.5) * scale - 0.5;
+      const auto i = static_cast<std::size_t>(std::clamp(std::floor(at), 0.0, static_cast<double>(logs.size() - 2)));
+      out.push_back(std::exp(logs[i] + (at - static_cast<double>(i)) * (logs[i + 1] - logs[i])));
+    }
+    return out;
   }
 
   // Up from the numerical rank until the tolerance is met, then down until it is not.
   void shortest() {
     const fitting::LoewnerStart loewner(p_);
     const auto& sigma = loewner.singular_values();
-    const Index limit = p_.max_slots, order = loewner.order();
+    const Index limit = best_.met ? best_.sum.slots() - 1 : p_.max_slots;
+    const Index order = loewner.order(1);
     note("the Loewner matrix of its generating function has " + std::to_string(order) +
          " singular values above the tolerance, of " + std::to_string(sigma.size()));
     if (limit < sigma.size() && sigma[limit] > kHopeless) {
       note("a sum of " + std::to_string(limit) + " slots misses it " + number(sigma[limit]) + " times");
       return;
     }
-    Index slots = std::clamp<Index>(order, 1, limit);
-    Index step = 1;
-    while (!with(slots, loewner).met && slots < limit) {
-      slots = std::min(limit, slots + step);
-      if (slots > order + 3) step = 2;
-      if (slots > order + 12) break;
+    Index slots = std::clamp<Index>(loewner.order(kHeadroom), 1, limit);
+    double least = HUGE_VAL;
+    for (int stuck = 0; !with(slots, loewner).met;) {
+      const double excess = with(slots, loewner).solution.excess;
+      stuck = excess < 0.5 * least ? 0 : stuck + 1;
+      if (excess < least) least = excess, closest_ = slots;
+      if (slots == limit || stuck >= 4 || p_.work > kSearchWork) {
+        if (best_.met) return;
+        note("polished sums of up to " + std::to_string(slots) + " slots miss the tolerance " + number(least) + " times");
+        offer(to_sum(p_, tried_[closest_].solution), "best of the search");
+        return;
+      }
+      slots = std::min(limit, slots + (stuck > 1 ? 2 : 1));
     }
-    if (!with(slots, loewner).met) return;
     while (slots > 1 && with(slots - 1, loewner).met) --slots;
   }
 
@@ -202,6 +246,7 @@ class Search {
   const FitOptions& options_;
   ExponentialFit best_;
   std::map<Index, Tried> tried_;
+  Index closest_ = 1;
   std::string notes_;
 };
 

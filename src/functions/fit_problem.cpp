@@ -3,6 +3,7 @@
 #include "functions/fit_problem.hpp"
 
 #include <espalier/core/error.hpp>
+#include <espalier/core/random.hpp>
 
 #include <algorithm>
 #include <array>
@@ -16,6 +17,8 @@ namespace {
 constexpr std::size_t kNodes = 8;
 // Below this many integers a piece is taken whole: the outer Chebyshev nodes would round to one integer.
 constexpr double kWhole = 24;
+// Least squares see at most so many distances.
+constexpr std::size_t kMostSamples = 4096;
 // Even points of a real range from which decays start.
 constexpr Index kGrid = 65536;
 constexpr double kPi = 3.14159265358979323846;
@@ -55,6 +58,7 @@ class Sampler {
 
   void run() {
     split(p_.first, p_.last, 0);
+    thin();
     Samples& s = p_.samples;
     const auto n = static_cast<Eigen::Index>(distance_.size());
     s.distance = Eigen::Map<Eigen::VectorXd>(distance_.data(), n);
@@ -65,6 +69,21 @@ class Sampler {
   }
 
  private:
+  // A rough function has as many samples as distances: beyond the first ones every so many are dropped at random, and those
+  // that stay stand for them too. Which is enough to see that a fit fails; one that does not is checked everywhere.
+  void thin() {
+    const std::size_t n = distance_.size();
+    if (n <= kMostSamples) return;
+    const double share = static_cast<double>(n - kMostSamples / 8) / static_cast<double>(kMostSamples - kMostSamples / 8);
+    const Random random(n);
+    std::size_t kept = kMostSamples / 8;
+    for (double at = static_cast<double>(kept); at < static_cast<double>(n); at += share, ++kept) {
+      const auto k = std::min(n - 1, static_cast<std::size_t>(at + share * random.uniform(kept)));
+      distance_[kept] = distance_[k], value_[kept] = value_[k], share_[kept] = share * share_[k];
+    }
+    distance_.resize(kept), value_.resize(kept), share_.resize(kept);
+  }
+
   double value(double d) {
     if (p_.integers) return p_.all[static_cast<std::size_t>(d)];
     ++p_.evaluations;
@@ -85,7 +104,9 @@ class Sampler {
       piece.y[k] = value(piece.d[k]);
     }
     // 48 halvings of a real range end at 4e-15 of it: a root at 0 is then below every tolerance that double can meet.
-    if (depth >= 48 || smooth(piece)) {
+    // Where f is as good as 0 a sum is not yet: pieces grow with the distance, whatever f does.
+    const bool graded = b - a <= 0.5 * (a - p_.first) + kWhole * p_.step;
+    if (depth >= 48 || (graded && smooth(piece))) {
       const double length = p_.integers ? b - a + 1 : b - a;
       for (std::size_t k = 0; k < kNodes; ++k) {
         const double left = k == 0 ? piece.d[k] : piece.d[k - 1], right = k + 1 == kNodes ? piece.d[k] : piece.d[k + 1];

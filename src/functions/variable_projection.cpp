@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "functions/variable_projection.hpp"
 
-#include <Eigen/Cholesky>
 #include <Eigen/QR>
 
 #include <algorithm>
@@ -95,16 +94,20 @@ MatrixXd jacobian(const Problem& p, const Basis& basis, const Projection& at, co
 
 Basis moved(const Problem& p, const Basis& basis, const VectorXd& step) {
   Basis next = basis;
-  const double fastest = p.first > 0 ? 20 / p.first : 40 / p.step, slowest = 1e-6 / scale_of(p);
+  const double fastest = p.first > 0 ? 20 / p.first : 40 / p.step;
+  // A decay that changes nothing over the whole range is 0, and stays so.
+  const double slowest = std::min(1e-6, 0.01 * p.tolerance) / scale_of(p);
   Eigen::Index k = 0;
   for (auto& s : next.decays) {
-    const double re = std::clamp(s.real() * std::exp(std::clamp(step[k], -1.0, 1.0)), slowest, fastest);
+    const double least = s.real() * scale_of(p) < 0.01 ? -4.0 : -1.0;
+    double re = std::min(s.real() * std::exp(std::clamp(step[k], least, 1.0)), fastest);
+    if (re < slowest) re = 0;
     ++k;
     double im = s.imag();
     if (im != 0) {
       const double limit = 0.5 * (s.real() + im);
       // Beyond half a turn a grid step an oscillation has a slower alias.
-      im = std::clamp(std::abs(im + std::clamp(step[k], -limit, limit)), 1e-3 * slowest, 3.14159265358979 / p.step);
+      im = std::clamp(std::abs(im + std::clamp(step[k], -limit, limit)), 1e-6 / scale_of(p), 3.14159265358979 / p.step);
       ++k;
     }
     s = {re, im};
@@ -112,19 +115,32 @@ Basis moved(const Problem& p, const Basis& basis, const VectorXd& step) {
   return next;
 }
 
+// The step that minimises |J step + residual|^2 + damping |D step|^2, from the triangle of J: normal equations would lose
+// the directions in which neighbouring decays trade places.
+VectorXd damped_step(const MatrixXd& triangle, const VectorXd& target, const VectorXd& scale, double damping) {
+  const Eigen::Index n = triangle.cols();
+  MatrixXd a(2 * n, n);
+  a.topRows(n) = triangle;
+  a.bottomRows(n) = (std::sqrt(damping) * scale).asDiagonal();
+  VectorXd b = VectorXd::Zero(2 * n);
+  b.head(n) = -target;
+  return a.householderQr().solve(b);
+}
+
 void descend(Problem& p, Basis& basis, Projection& at, const VectorXd& root, int steps) {
   double damping = 1e-3;
   int slow = 0;
   for (int step = 0; step < steps; ++step) {
     const MatrixXd j = jacobian(p, basis, at, root);
-    const VectorXd g = j.transpose() * at.residual;
-    MatrixXd h = j.transpose() * j;
-    const VectorXd diagonal = h.diagonal().array() + 1e-12 * h.diagonal().maxCoeff() + 1e-300;
+    const Eigen::Index n = j.cols();
+    VectorXd scale = j.colwise().norm();
+    scale = scale.array().max(1e-9 * scale.maxCoeff() + 1e-300);
+    const Eigen::HouseholderQR<MatrixXd> qr(j);
+    const MatrixXd triangle = qr.matrixQR().topRows(n).triangularView<Eigen::Upper>();
+    const VectorXd target = (qr.householderQ().transpose() * at.residual).head(n);
     bool better = false;
     for (int attempt = 0; attempt < 7 && !better; ++attempt) {
-      MatrixXd damped = h;
-      damped.diagonal() += damping * diagonal;
-      const VectorXd change = damped.ldlt().solve(-g);
+      const VectorXd change = damped_step(triangle, target, scale, damping);
       if (change.allFinite()) {
         const Basis next = moved(p, basis, change);
         Projection trial = solve(p, next, root);
@@ -133,7 +149,7 @@ void descend(Problem& p, Basis& basis, Projection& at, const VectorXd& root, int
           slow = gain < 2e-3 ? slow + 1 : 0;
           basis = next, at = std::move(trial);
           better = true;
-          damping = std::max(damping * 0.2, 1e-10);
+          damping = std::max(damping * 0.2, 1e-14);
           break;
         }
       }
@@ -179,8 +195,10 @@ Solution polish(Problem& p, const Basis& start, int steps, int rounds) {
   VectorXd weight = initial, root = weight.array().sqrt();
   Basis basis = start;
   Projection at = solve(p, basis, root);
-  descend(p, basis, at, root, steps);
+  // Least squares is not the norm that counts: what was better before stays.
   Solution best = finish(p, basis, at);
+  descend(p, basis, at, root, steps);
+  if (Solution polished = finish(p, basis, at); polished.excess < best.excess) best = std::move(polished);
   for (int round = 0; round < rounds && best.excess > 1 && best.excess < 4; ++round) {
     const VectorXd e = (at.columns * at.coefficients - p.samples.value).array().abs() / p.samples.allowed.array();
     if (p.kind == ToleranceKind::row && p.integers) {

@@ -49,8 +49,8 @@ struct ExponentialFit {
 // Accuracy: the certificate is computed from every integer distance, the rounding of the check added; a closed form has 0.
 // Functions that are no short sum (white noise, steps) come back with met = false and the reason.
 // Errors: ValueError for count < 1, first outside 0 .. count, a tolerance that is negative or NaN, values that are not finite.
-// Source: G. Golub, V. Pereyra, SIAM J. Numer. Anal. 10 (1973) 413, sections 2 and 5 (variable projection); A. Mayo,
-// A. Antoulas, Linear Algebra Appl. 425 (2007) 634, section 3 (Loewner matrices).
+// Source: G. Golub, V. Pereyra, SIAM J. Numer. Anal. 10 (1973) 413, sections 2 and 5 (variable projection);
+// N. Derevianko, G. Plonka, M. Petz, IMA J. Numer. Anal. 43 (2023) 789 (exponential sums by rational interpolation of spectra).
 ESPALIER_EXPORT ExponentialFit fit_exponentials(const DistanceFunction& f, Index count, const FitOptions& options = {});
 
 // Distances that are real numbers, as on trees with real edge weights: 0 <= first <= last, finite.
