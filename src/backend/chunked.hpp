@@ -27,6 +27,10 @@ struct ChunkSide {
   // Empty, or [r + 1] starts into the other two; pairs couple with pairs of the same angle, member with member.
   std::vector<Index> couple_start, couple_state;
   std::vector<double> couple_weight;
+  // For gradients: rows read the first `reads` basis vectors; the others, and derivative_out in the place of `out` ([P] of [R,
+  // r]), belong to the derivatives of M by its parameters. The products use neither: there reads = R.
+  Index reads = 0;
+  std::vector<std::vector<double>> derivative_out;
 };
 
 // L x L. Rows below 2^31.
@@ -50,6 +54,17 @@ void chunked_multiply(const ChunkedToeplitz<T>& m, MatrixView<const T, B> x, Mat
 template <class T, class B>
 void chunked_low_rank(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out,
                       const Context<B>& context);
+// Where the gradient by the mask's parameters goes, added: near by offset (as ChunkedToeplitz::near), far by parameter.
+struct ChunkedParameterGradient {
+  std::vector<double> near, far;
+};
+// All gradients of the masked product in one sweep a side (core/mask.hpp has the formulas): states of sources and states of
+// rows go over the chunks together. gradients.parameters is not used: where `parameters` is not null, the gradient of the near
+// entries and that of the far ones by sides' derivatives are added to it. Cost: about 2.8 times the product's.
+template <class T, class B>
+void chunked_low_rank_vjp(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                          const LowRankGradients<T, B>& gradients, ChunkedParameterGradient* parameters,
+                          const Context<B>& context);
 // Bound on the memory that the calls above take; columns: c; rank 0: the plain product.
 template <class T>
 std::size_t chunked_bytes(const ChunkedToeplitz<T>& m, Index rank, Index columns);

@@ -308,6 +308,7 @@ backend::ChunkSide<T> stored(const Side& s) {
   backend::ChunkSide<T> k;
   k.basis = s.row.cols();
   k.states = s.in.rows();
+  k.reads = k.basis;
   const auto push = [](const Matrix& m, auto& to) {  // columns one after the other
     for (Index c = 0; c < m.cols(); ++c) {
       for (Index r = 0; r < m.rows(); ++r) to.push_back(static_cast<typename std::decay_t<decltype(to)>::value_type>(m(r, c)));

@@ -14,6 +14,23 @@
 
 namespace espalier::backend {
 
+// More threads than this are not used inside one product: scratch memory stays bounded whatever the machine.
+inline constexpr Index kMaxWorkers = 16;
+// Columns of x at once: a moment of m = 64 features is 64 KiB then.
+inline constexpr Index kColumnBlock = 256;
+// Elements of a task of the scan: R + r strips of 2 KiB stay in the first cache.
+inline constexpr Index kScanBlock = 512;
+
+// Chunks of a wave: their moments stay in a core's second cache, and every thread has one.
+inline Index wave_length(Index moment_elements, Index chunks, Index workers, std::size_t element) {
+  const Index in_cache = static_cast<Index>((384u << 10) / element) / std::max<Index>(1, moment_elements);
+  return std::min(chunks, std::clamp<Index>(in_cache, 1, 16) * workers);
+}
+
+inline Index ring_elements(Index basis, Index step, Index wave, Index gap) {
+  return basis * step * (wave + gap);
+}
+
 // Widths as the kernels store them. A moment is an m x c matrix, its rows c_pad apart, and behind it (where row sums are
 // wanted) the same for a column of ones: m_pad elements. `step` is the whole, in elements.
 struct MomentShape {
@@ -103,10 +120,12 @@ struct ChunkSweep {
 
   // in and out at time t, both [r, R]. States of pairs are kept in a frame that turns with them, S~ = Rot(-t angle) S: then
   // they only decay, and the rotation, exact in double at any t, goes into these small matrices.
-  void coefficients(Index t, T* in, T* out) const {
+  void coefficients(Index t, T* in, T* out) const { coefficients(t, in, out, side->out); }
+  // With another matrix in the place of side->out.
+  void coefficients(Index t, T* in, T* out, const std::vector<double>& side_out) const {
     const Index basis = side->basis, states = side->states;
     const auto in_at = [&](Index q, Index p) { return side->in[static_cast<std::size_t>(q * basis + p)]; };
-    const auto out_at = [&](Index p, Index q) { return side->out[static_cast<std::size_t>(p * states + q)]; };
+    const auto out_at = [&](Index p, Index q) { return side_out[static_cast<std::size_t>(p * states + q)]; };
     for (Index q = 0; q < states; ++q) {
       const double angle = side->angle[static_cast<std::size_t>(q)];
       if (angle == 0) {
