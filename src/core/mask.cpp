@@ -209,6 +209,20 @@ void Mask<T, B>::low_rank_by_tiles(const LowRankInputs<T, B>& in, const LowRankO
 }
 
 template <class T, class B>
+void Mask<T, B>::low_rank_vjp_by_tiles(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                                       const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
+  const Index size = gradients.parameters ? entries_gradient_size() : 0;
+  backend::Buffer<T, B> scratch(size, context);
+  EntriesGradient<T, B> sink;
+  if (gradients.parameters) {
+    backend::fill(scratch.matrix(1, size), T(0), context);
+    sink = entries_gradient(scratch.data());
+  }
+  backend::tile_low_rank_vjp(entries(), in, cotangents, gradients, sink, size, context);
+  if (gradients.parameters) fold_entries_gradient(scratch.data(), gradients.parameters, context);
+}
+
+template <class T, class B>
 void Mask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar, VectorView<T, B> parameter_bar,
                                         const Context<B>& context) const {
   if (parameters().empty()) return;
@@ -275,18 +289,7 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
                                     const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
   const Index m = in.a.cols, c = in.x.cols;
   const bool tiles = is_tile_engine(report({.columns = c, .rank = std::max<Index>(1, m)}).engine);
-  if (tiles) {
-    const Index size = gradients.parameters ? entries_gradient_size() : 0;
-    backend::Buffer<T, B> scratch(size, context);
-    EntriesGradient<T, B> sink;
-    if (gradients.parameters) {
-      backend::fill(scratch.matrix(1, size), T(0), context);
-      sink = entries_gradient(scratch.data());
-    }
-    backend::tile_low_rank_vjp(entries(), in, cotangents, gradients, sink, size, context);
-    if (gradients.parameters) fold_entries_gradient(scratch.data(), gradients.parameters, context);
-    return;
-  }
+  if (tiles) return low_rank_vjp_by_tiles(in, cotangents, gradients, context);
   const bool with_y = static_cast<bool>(cotangents.y), with_r = static_cast<bool>(cotangents.row_sum);
   if (gradients.x) {
     if (with_y) {

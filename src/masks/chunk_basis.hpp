@@ -36,6 +36,13 @@ struct ChunkBasis {
 template <class T>
 ChunkBasis<T> chunk_basis(const ToeplitzValues& values, Index chunk, Index gap, double tolerance, ToleranceKind kind);
 
+// The same mask with its derivatives by parameters beside it, for gradients: `derivatives` hold dM/dp with sums of their own,
+// on the same chunks. Their states join those of M, and as many basis vectors are added as their errors need to be within the
+// tolerance too. False, and nothing in `form`, where that takes more than 32.
+template <class T>
+bool derivative_form(const ToeplitzValues& values, const std::vector<ToeplitzValues>& derivatives, const ChunkBasis<T>& basis,
+                     double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form);
+
 // The number R that the far values of one side would need: their numerical rank over chunks at this tolerance, from a few
 // hundred places. An estimate (a few milliseconds), for choosing; values that are no short sum of anything smooth have rank
 // `chunk`.

@@ -301,7 +301,32 @@ template <class T, class B>
 void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
   const std::string engine = this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine;
-  if (engine != "fft") return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
+  if (engine == "direct") return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
+  const bool learns = gradients.parameters && gradients.parameters.size > 0;
+  if constexpr (backend::has_chunked<B>()) {
+    if (engine != "fft") {
+      std::vector<double> bar(static_cast<std::size_t>(learns ? gradients.parameters.size : 0), 0.0);
+      const bool done = values_->sequence->multiply_low_rank_vjp(
+          engine, in, cotangents, {gradients.a, gradients.b, gradients.x, {}}, learns, bar, context);
+      if (!learns) return;
+      if (done) {
+        for (Index p = 0; p < gradients.parameters.size; ++p) {
+          gradients.parameters[p] += static_cast<T>(bar[static_cast<std::size_t>(p)]);
+        }
+        return;
+      }
+      // A free table's gradient is a correlation: by FFT, or by tiles without one.
+      const LowRankGradients<T, B> table_only{{}, {}, {}, gradients.parameters};
+      if (!backend::has_fft<B>(state_->sizes)) return this->low_rank_vjp_by_tiles(in, cotangents, table_only, context);
+      return low_rank_vjp_by_fft(in, cotangents, table_only, context);
+    }
+  }
+  low_rank_vjp_by_fft(in, cotangents, gradients, context);
+}
+
+template <class T, class B>
+void GridMask<T, B>::low_rank_vjp_by_fft(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
   const bool learns = gradients.parameters && gradients.parameters.size > 0;
   backend::Buffer<T, B> table_bar(learns ? state_->table_size : 0, context);
   if (learns) backend::fill(table_bar.matrix(1, state_->table_size), T(0), context);

@@ -201,6 +201,10 @@ SequenceValues grid_sequence_values(const std::vector<double>& table, const std:
   s.values.has_upper = !causal && !zero(s.values.upper);
   s.values.has_lower = !zero(s.values.lower);
   if (!f) return s;
+  if (f->last_integer() < 0) s.parameters = f->parameters().size();
+  s.derivative = [g = *f, sign = distance == Distance::offset](std::size_t p, Index offset) {
+    return g.derivative(p, static_cast<double>(sign || offset >= 0 ? offset : -offset));
+  };
   s.lower = *f;
   s.upper = *f;
   if (distance == Distance::offset) {

@@ -19,6 +19,9 @@ constexpr Index kReferenceWidth = 64;
 // More basis vectors never pay: at 24 and m = c = 64 the far part costs as much as tiles over 3,000 tokens.
 constexpr Index kMostBasis = 24;
 
+// Functions with more parameters than this are taken for tables: each derivative costs a fit and basis vectors.
+constexpr std::size_t kMostParameters = 6;
+
 struct Shaped {
   Index chunk, gap;
   Index basis[2]{};  // expected R, lower and upper side
@@ -78,18 +81,19 @@ const SequenceForm<T>& SequenceEngines<T>::form(Kind kind, bool plain) const {
 
 namespace {
 
-// The chunk and gap whose form is cheapest by the numerical rank of the far values, and the ranks.
-Shaped cheapest_shape(const ToeplitzValues& m, bool plain, double tolerance, ToleranceKind kind) {
+// Chunks and gaps by the cost of their form as the numerical rank of the far values suggests it, cheapest first.
+std::vector<Shaped> shapes_by_cost(const ToeplitzValues& m, bool plain, double tolerance, ToleranceKind kind) {
   const auto length = static_cast<Index>(m.lower.size());
   const double width = static_cast<double>(kReferenceWidth), rank = plain ? 0 : width;
   const double sides = (m.has_lower ? 1 : 0) + (m.has_upper ? 1 : 0);
-  Shaped best;
+  std::vector<Shaped> all;
+  double best = std::numeric_limits<double>::infinity();
   for (const Index chunk : plain ? std::vector<Index>{32} : std::vector<Index>{64, 128}) {
     for (const Index gap : {1, 2, 3, 5, 9, 17, 33}) {
       if ((gap + 1) * chunk > length) break;
       Shaped s{chunk, gap};
       const double near = near_flops(chunk, gap, sides, rank, width);
-      if (near >= best.flops) break;
+      if (near >= best) break;
       if (m.has_lower) s.basis[0] = far_rank(m.lower, chunk, gap, tolerance, kind);
       if (m.has_upper) s.basis[1] = m.symmetric ? s.basis[0] : far_rank(m.upper, chunk, gap, tolerance, kind);
       if (m.symmetric && !m.has_lower) s.basis[1] = far_rank(m.lower, chunk, gap, tolerance, kind);
@@ -97,10 +101,12 @@ Shaped cheapest_shape(const ToeplitzValues& m, bool plain, double tolerance, Tol
       const double low = static_cast<double>(s.basis[0]), high = static_cast<double>(s.basis[1]);
       // A basis of R stands for about 2 R states.
       s.flops = near + far_flops(chunk, low + high, 2 * (low * low + high * high), rank, width);
-      if (s.flops < best.flops) best = s;
+      all.push_back(s);
+      best = std::min(best, s.flops);
     }
   }
-  return best;
+  std::stable_sort(all.begin(), all.end(), [](const Shaped& p, const Shaped& q) { return p.flops < q.flops; });
+  return all;
 }
 
 }  // namespace
@@ -129,18 +135,30 @@ std::optional<ExponentialSum> SequenceEngines<T>::fit_side(bool is_lower, bool p
 
 template <class T>
 SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain) const {
+  const std::vector<Shaped> shapes = shapes_by_cost(source().values, plain, tolerance_, options_.tolerance_kind);
   SequenceForm<T> form;
-  ToeplitzValues m = source().values;
-  const Shaped shape = cheapest_shape(m, plain, tolerance_, options_.tolerance_kind);
-  if (!std::isfinite(shape.flops)) {
+  if (shapes.empty()) {
     form.reason = "its values have no low rank away from the diagonal: more than " + std::to_string(kMostBasis) +
                   " basis vectors a chunk of " + std::to_string(plain ? 32 : 64);
     return form;
   }
+  // The rank says what a basis can do, not what a sum of exponentials can: further shapes are tried where a fit fails.
+  constexpr std::size_t kTries = 3;
+  for (std::size_t k = 0; k < std::min(kTries, shapes.size()); ++k) {
+    form = form_of_shape(plain, shapes[k].chunk, shapes[k].gap);
+    if (form.met()) break;
+  }
+  return form;
+}
+
+template <class T>
+SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index gap) const {
+  SequenceForm<T> form;
+  ToeplitzValues m = source().values;
   std::string low, high;
   const bool with_low = m.has_lower || m.symmetric, with_high = m.has_upper && !m.symmetric;
   if (with_low) {
-    const auto sum = fit_side(true, plain, shape.chunk, shape.gap, low);
+    const auto sum = fit_side(true, plain, chunk, gap, low);
     if (!sum) {
       form.reason = "no sum of exponentials for its values: " + low;
       return form;
@@ -148,14 +166,14 @@ SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain) const {
     m.lower_sum = form.lower = *sum;
   }
   if (with_high) {
-    const auto sum = fit_side(false, plain, shape.chunk, shape.gap, high);
+    const auto sum = fit_side(false, plain, chunk, gap, high);
     if (!sum) {
       form.reason = "no sum of exponentials for its values above the diagonal: " + high;
       return form;
     }
     m.upper_sum = form.upper = *sum;
   }
-  form.basis = chunk_basis<T>(m, shape.chunk, shape.gap, tolerance_, options_.tolerance_kind);
+  form.basis = chunk_basis<T>(m, chunk, gap, tolerance_, options_.tolerance_kind);
   form.reason = with_low ? low : high;
   if (!form.met()) {
     std::ostringstream text;
@@ -273,6 +291,89 @@ void SequenceEngines<T>::multiply_low_rank(const std::string& engine, const LowR
   } else {
     backend::chunked_low_rank<T, Cpu>(product, in, out, context);
   }
+}
+
+template <class T>
+const typename SequenceEngines<T>::Learning& SequenceEngines<T>::learning(Kind kind) const {
+  Learning& l = learning_[kind == Kind::band ? 1 : 0];
+  std::call_once(l.once, [&] { make_learning(kind, l); });
+  return l;
+}
+
+template <class T>
+void SequenceEngines<T>::make_learning(Kind kind, Learning& l) const {
+  const SequenceValues& s = source();
+  const std::optional<DistanceFunction>& any = s.lower ? s.lower : s.upper;
+  // Tables have a parameter a distance: their gradient is a correlation.
+  if (!any || s.parameters == 0 || s.parameters > kMostParameters) return;
+  const SequenceForm<T>& f = form(kind, false);
+  ToeplitzValues m = s.values;
+  m.lower_sum = f.lower;
+  m.upper_sum = f.upper;
+  const Index length = length_, chunk = f.basis.product.chunk, gap = f.basis.product.gap;
+  std::vector<ToeplitzValues> derivatives;
+  for (std::size_t p = 0; p < s.parameters; ++p) {
+    ToeplitzValues d;
+    d.symmetric = m.symmetric, d.has_lower = m.has_lower, d.has_upper = m.has_upper;
+    for (const bool lower : {true, false}) {
+      if (!lower && m.symmetric) continue;
+      std::vector<double>& values = lower ? d.lower : d.upper;
+      values.assign(static_cast<std::size_t>(length), 0.0);
+      if (!(lower ? m.has_lower || m.symmetric : m.has_upper)) continue;
+      for (Index x = 0; x < length; ++x) values[static_cast<std::size_t>(x)] = s.derivative(p, lower ? x : -x);
+      if (kind == Kind::band) {
+        // What the band leaves out must not matter for the derivative either.
+        ToeplitzValues one;
+        one.lower = values;
+        one.has_upper = false;
+        if (band_width(one, tolerance_, options_.tolerance_kind) >= gap * chunk - chunk) return;
+        continue;
+      }
+      FitOptions options;
+      options.tolerance = tolerance_ / 2;
+      options.first = (gap - 1) * chunk + 1;
+      options.one_sided = !(m.has_lower && m.has_upper);
+      options.start = std::make_shared<const ExponentialSum>(lower || m.symmetric ? f.lower : f.upper);
+      const DistanceFunction g = lower && s.lower ? s.lower->derivative_function(p) : DistanceFunction(FunctionTable{values});
+      const bool zero = std::all_of(values.begin(), values.end(), [](double v) { return v == 0; });
+      if (zero) continue;
+      ExponentialFit fit = fit_exponentials(g, length, options);
+      if (!fit.met) return;
+      (lower ? d.lower_sum : d.upper_sum) = std::move(fit.sum);
+    }
+    derivatives.push_back(std::move(d));
+  }
+  l.usable = derivative_form<T>(m, derivatives, f.basis, tolerance_, options_.tolerance_kind, l.form);
+}
+
+template <class T>
+bool SequenceEngines<T>::multiply_low_rank_vjp(const std::string& engine, const LowRankInputs<T, Cpu>& in,
+                                               const LowRankCotangents<T, Cpu>& cotangents,
+                                               const LowRankGradients<T, Cpu>& gradients, bool learn,
+                                               std::vector<double>& parameter_bar, const Context<Cpu>& context) const {
+  const Kind kind = engine == "band" ? Kind::band : Kind::exponentials;
+  const Learning* l = learn ? &learning(kind) : nullptr;
+  if (l == nullptr || !l->usable) {
+    backend::chunked_low_rank_vjp<T, Cpu>(form(kind, false).basis.product, in, cotangents, gradients, nullptr, context);
+    return false;
+  }
+  const SequenceValues& s = source();
+  backend::ChunkedParameterGradient bar;
+  const auto near = static_cast<Index>(l->form.near.size());
+  bar.near.assign(static_cast<std::size_t>(near), 0.0);
+  bar.far.assign(s.parameters, 0.0);
+  backend::chunked_low_rank_vjp<T, Cpu>(l->form, in, cotangents, gradients, &bar, context);
+  for (std::size_t p = 0; p < s.parameters; ++p) {
+    double sum = bar.far[p];
+    for (Index k = 0; k < near; ++k) {
+      const Index offset = k - near / 2;
+      const bool there = offset == 0 || (offset > 0 ? s.values.has_lower : s.values.has_upper);
+      if (!there || offset <= -length_ || offset >= length_) continue;
+      sum += bar.near[static_cast<std::size_t>(k)] * s.derivative(p, offset);
+    }
+    parameter_bar[p] += sum;
+  }
+  return true;
 }
 
 template class SequenceEngines<float>;

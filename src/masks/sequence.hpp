@@ -25,6 +25,8 @@ namespace espalier {
 struct SequenceValues {
   ToeplitzValues values;  // its sums are not looked at
   std::optional<DistanceFunction> lower, upper;
+  std::size_t parameters = 0;                              // of the function; 0: none, or a table
+  std::function<double(std::size_t, Index)> derivative{};  // dM_ij / dp by the offset i - j
 };
 
 template <class T>
@@ -60,6 +62,11 @@ class SequenceEngines {
                 const Context<Cpu>& context) const;
   void multiply_low_rank(const std::string& engine, const LowRankInputs<T, Cpu>& in, const LowRankOutputs<T, Cpu>& out,
                          bool transpose, const Context<Cpu>& context) const;
+  // All gradients in one pass. With learn, and where the mask is a function of few parameters whose derivatives have such a
+  // form too, adds theirs to parameter_bar (in double) and returns true; otherwise leaves it alone and returns false.
+  bool multiply_low_rank_vjp(const std::string& engine, const LowRankInputs<T, Cpu>& in,
+                             const LowRankCotangents<T, Cpu>& cotangents, const LowRankGradients<T, Cpu>& gradients, bool learn,
+                             std::vector<double>& parameter_bar, const Context<Cpu>& context) const;
 
  private:
   enum class Kind { exponentials, band };
@@ -68,8 +75,17 @@ class SequenceEngines {
     std::unique_ptr<const SequenceForm<T>> form;
     std::atomic<const SequenceForm<T>*> ready{nullptr};
   };
+  // The form with derivatives, for gradients; not usable where some derivative has none.
+  struct Learning {
+    std::once_flag once;
+    bool usable = false;
+    backend::ChunkedToeplitz<T> form;
+  };
+  const Learning& learning(Kind kind) const;
+  void make_learning(Kind kind, Learning& learning) const;
   const SequenceForm<T>& form(Kind kind, bool plain) const;
   SequenceForm<T> make_exponentials(bool plain) const;
+  SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap) const;
   SequenceForm<T> make_band(bool plain) const;
   std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, std::string& reason) const;
   Report report(Kind kind, const SequenceForm<T>& form, Shape shape) const;
@@ -84,6 +100,7 @@ class SequenceEngines {
   double tolerance_;
   SequenceStart start_;
   mutable Slot slots_[4];
+  mutable Learning learning_[2];
 };
 
 }  // namespace espalier

@@ -112,6 +112,8 @@ class ESPALIER_EXPORT Mask {
   void apply_by_tiles(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const;
   void low_rank_by_tiles(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                          const Context<B>& context) const;
+  void low_rank_vjp_by_tiles(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                             const LowRankGradients<T, B>& gradients, const Context<B>& context) const;
 
  private:
   Index rows_, cols_;

@@ -64,6 +64,8 @@ class ESPALIER_EXPORT GridMask final : public Mask<T, B> {
   class State;  // structure shared by with_parameters: sizes, keys, FFT plans
   struct Values;
   Report fft_report(Shape shape) const;
+  void low_rank_vjp_by_fft(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                           const LowRankGradients<T, B>& gradients, const Context<B>& context) const;
   GridMask(std::shared_ptr<const State> state, std::shared_ptr<Values> values, const MaskOptions& options);
   std::shared_ptr<const State> state_;
   std::shared_ptr<Values> values_;

@@ -172,13 +172,13 @@ HWY_INLINE void weigh_lanes(Index depth, const T* HWY_RESTRICT weight, const T* 
 }
 
 // Tile of near weights for one panel: out[j][.] = mask[.] (sum_k u[j][k] lanes[k][.] + last), last a vector over lanes or one
-// number a row j. mask null: no factor.
+// number a row j. mask null: no factor. u: panels of `packed` rows, of which the first nj are wanted.
 template <int V, class T>
 HWY_INLINE void near_weights(Index depth, const T* HWY_RESTRICT u, const T* HWY_RESTRICT lanes, const T* last_lanes,
-                             const T* last_rows, Index nj, const T* mask, T* HWY_RESTRICT out) {
+                             const T* last_rows, Index nj, Index packed, const T* mask, T* HWY_RESTRICT out) {
   const Wide<T> d;
   for (Index j = 0; j < nj; j += kRows) {
-    with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
+    with_tile_rows(packed - j, [&](auto height) HWY_ATTR {
       constexpr int R = height;
       Accumulator<T, R, V> acc;
       clear(acc);
@@ -234,7 +234,7 @@ void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, 
       with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
         constexpr int V = vectors;
         near_weights<V>(call.y_bar ? call.c : 0, scratch + at.packed_x + from * call.c, lanes, lanes + call.c * kPanel<T>,
-                        static_cast<const T*>(nullptr), to - from, near - from, scratch + at.w);
+                        static_cast<const T*>(nullptr), to - from, nj - from, near - from, scratch + at.w);
         add_strided<V>(to - from, scratch + at.b_plain + from * call.m_pad, call.m_pad, call.m, scratch + at.w, kPanel<T>,
                        scratch + at.a_bar + p * padded_rows(call.m) * kPanel<T>);
       });
@@ -292,9 +292,10 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
         T* s = scratch + at.s;
         near_weights<V>(call.y_bar ? call.c : 0, scratch + at.packed_y + from * call.c,
                         scratch + at.x_lanes + p * (call.c + 1) * kPanel<T>, static_cast<const T*>(nullptr),
-                        call.r_bar ? call.r_bar.data + i0 + from : nullptr, to - from, static_cast<const T*>(nullptr), w);
+                        call.r_bar ? call.r_bar.data + i0 + from : nullptr, to - from, ni - from,
+                        static_cast<const T*>(nullptr), w);
         near_weights<V>(call.m, scratch + at.packed_a + from * call.m, scratch + at.b_lanes + p * call.m * kPanel<T>,
-                        static_cast<const T*>(nullptr), static_cast<const T*>(nullptr), to - from,
+                        static_cast<const T*>(nullptr), static_cast<const T*>(nullptr), to - from, ni - from,
                         static_cast<const T*>(nullptr), s);
         combine_near<V>(to - from, near, w, s, near_bar == nullptr ? nullptr : near_bar + offset, std::min(kPanel<T>, nj - j));
         if (call.want_b) {
