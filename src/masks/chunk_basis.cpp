@@ -432,11 +432,9 @@ bool derivative_form(const ToeplitzValues& m, const std::vector<ToeplitzValues>&
         const Side trial = joint_side<T>(states_of(joint_sum(sums, k), chunk, gap, true), vectors, count, true);
         const std::vector<double> inverse(values.size(), 0.0);
         const Errors e = errors_of(trial, values, inverse, gap, true);
-        ToeplitzValues one = d;
-        one.lower = values;
-        one.symmetric = false, one.has_lower = true, one.has_upper = false;
-        within = worst_row(&e, nullptr, one, 0, chunk, gap) <=
-                 std::max(tolerance, 16.0 * static_cast<double>(std::numeric_limits<T>::epsilon()));
+        const double error =
+            worst_row(lower || m.symmetric ? &e : nullptr, !lower || m.symmetric ? &e : nullptr, d, 0, chunk, gap);
+        within = error <= std::max(tolerance, 16.0 * static_cast<double>(std::numeric_limits<T>::epsilon()));
       }
     }
     if (!within) return false;

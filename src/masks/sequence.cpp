@@ -354,7 +354,8 @@ bool SequenceEngines<T>::multiply_low_rank_vjp(const std::string& engine, const 
   const Kind kind = engine == "band" ? Kind::band : Kind::exponentials;
   const Learning* l = learn ? &learning(kind) : nullptr;
   if (l == nullptr || !l->usable) {
-    backend::chunked_low_rank_vjp<T, Cpu>(form(kind, false).basis.product, in, cotangents, gradients, nullptr, context);
+    backend::chunked_low_rank_vjp<T, Cpu>(form(kind, false).basis.product, nullptr, in, cotangents, gradients, nullptr,
+                                          context);
     return false;
   }
   const SequenceValues& s = source();
@@ -362,7 +363,7 @@ bool SequenceEngines<T>::multiply_low_rank_vjp(const std::string& engine, const 
   const auto near = static_cast<Index>(l->form.near.size());
   bar.near.assign(static_cast<std::size_t>(near), 0.0);
   bar.far.assign(s.parameters, 0.0);
-  backend::chunked_low_rank_vjp<T, Cpu>(l->form, in, cotangents, gradients, &bar, context);
+  backend::chunked_low_rank_vjp<T, Cpu>(form(kind, false).basis.product, &l->form, in, cotangents, gradients, &bar, context);
   for (std::size_t p = 0; p < s.parameters; ++p) {
     double sum = bar.far[p];
     for (Index k = 0; k < near; ++k) {

@@ -134,21 +134,76 @@ void row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, In
   pair_moments(call, chunk, basis, weights, call.y_bar, call.r_bar, false, call.a, scratch, moments);
 }
 
-// out[k] += sum over elements [from, to) of sum_p moments_p sum_q derivative_k[q, p] S_q.
+// out[k] += sum over elements [from, to) of sum_q S_q sum_p derivative_k[q, p] moments_p.
+template <int R, class T>
+HWY_INLINE void derivative_dot_of(Index states, Index count, const T* HWY_RESTRICT coefficients, Index step, Index from,
+                                  Index to, const T* HWY_RESTRICT moments, const T* HWY_RESTRICT state, double* out) {
+  constexpr int V = 2 * R + 4 <= (kRows == 12 ? 32 : 16) ? 2 : 1;
+  const Wide<T> d;
+  const auto part = [&](const T* z, Index u, auto vectors) HWY_ATTR {
+    constexpr int W = vectors;
+    hn::Vec<Wide<T>> p[R][W], sum[W];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < W; ++v) p[i][v] = hn::LoadU(d, moments + i * step + u + v * kLanes<T>);
+    }
+#pragma GCC unroll 2
+    for (int v = 0; v < W; ++v) sum[v] = hn::Zero(d);
+    for (Index q = 0; q < states; ++q, z += R) {
+      hn::Vec<Wide<T>> t[W];
+#pragma GCC unroll 2
+      for (int v = 0; v < W; ++v) t[v] = hn::Zero(d);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) {
+        const auto w = hn::Set(d, z[i]);
+#pragma GCC unroll 2
+        for (int v = 0; v < W; ++v) t[v] = hn::MulAdd(w, p[i][v], t[v]);
+      }
+#pragma GCC unroll 2
+      for (int v = 0; v < W; ++v) sum[v] = hn::MulAdd(t[v], hn::LoadU(d, state + q * step + u + v * kLanes<T>), sum[v]);
+    }
+    for (int v = 1; v < W; ++v) sum[0] = hn::Add(sum[0], sum[v]);
+    return sum[0];
+  };
+  for (Index k = 0; k < count; ++k) {
+    const T* z = coefficients + k * states * R;
+    auto total = hn::Zero(d);
+    Index u = from;
+    for (; u + V * kLanes<T> <= to; u += V * kLanes<T>) total = hn::Add(total, part(z, u, Constant<V>()));
+    for (; u < to; u += kLanes<T>) total = hn::Add(total, part(z, u, Constant<1>()));
+    out[k] += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, total)));
+  }
+}
+
 template <class T>
-void derivative_dot(Index basis, Index states, Index count, const T* HWY_RESTRICT coefficients, Index step, Index from,
-                    Index to, const T* HWY_RESTRICT moments, const T* HWY_RESTRICT state, double* out) {
+void derivative_dot(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to,
+                    const T* moments, const T* state, double* out) {
+  switch (basis) {
+#define ESPALIER_DOT(R) \
+  case R:               \
+    return derivative_dot_of<R>(states, count, coefficients, step, from, to, moments, state, out);
+    ESPALIER_DOT(1)
+    ESPALIER_DOT(2)
+    ESPALIER_DOT(3)
+    ESPALIER_DOT(4)
+    ESPALIER_DOT(5)
+    ESPALIER_DOT(6)
+    ESPALIER_DOT(7)
+    ESPALIER_DOT(8)
+#undef ESPALIER_DOT
+    default:
+      break;
+  }
   const Wide<T> d;
   for (Index k = 0; k < count; ++k) {
-    const T* z = coefficients + k * states * basis;
     auto sum = hn::Zero(d);
     for (Index u = from; u < to; u += kLanes<T>) {
-      for (Index p = 0; p < basis; ++p) {
-        auto y = hn::Zero(d);
-        for (Index q = 0; q < states; ++q) {
-          y = hn::MulAdd(hn::Set(d, z[q * basis + p]), hn::LoadU(d, state + q * step + u), y);
-        }
-        sum = hn::MulAdd(y, hn::LoadU(d, moments + p * step + u), sum);
+      for (Index q = 0; q < states; ++q) {
+        const T* z = coefficients + (k * states + q) * basis;
+        auto t = hn::Zero(d);
+        for (Index p = 0; p < basis; ++p) t = hn::MulAdd(hn::Set(d, z[p]), hn::LoadU(d, moments + p * step + u), t);
+        sum = hn::MulAdd(t, hn::LoadU(d, state + q * step + u), sum);
       }
     }
     out[k] += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));
@@ -583,9 +638,10 @@ void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep,
 }  // namespace
 
 template <class T, class B>
-void chunked_low_rank_vjp(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
-                          const LowRankGradients<T, B>& gradients, ChunkedParameterGradient* parameters,
-                          const Context<B>& context) {
+void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToeplitz<T>* learning, const LowRankInputs<T, B>& in,
+                          const LowRankCotangents<T, B>& cotangents, const LowRankGradients<T, B>& gradients,
+                          ChunkedParameterGradient* parameters, const Context<B>& context) {
+  const ChunkedToeplitz<T>& m = learning != nullptr ? *learning : product;
   const bool any = in.a.cols > 0 && (cotangents.y || cotangents.row_sum);
   for (const auto& out : {gradients.a, gradients.b, gradients.x}) {
     if (out && !any) fill(out, T(0), context);
@@ -593,7 +649,7 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>
   if (!any) return;
   if (gradients.x && !cotangents.y) fill(gradients.x, T(0), context);
   const TileGeometry g = tile_geometry(sizeof(T));
-  const ChunkedToeplitz<T> turned = transposed(m);
+  const ChunkedToeplitz<T> turned = transposed(product);
   ChunkBackward<T> call{};
   call.mask = &m;
   call.turned = &turned;
@@ -604,7 +660,7 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>
   call.want_a = static_cast<bool>(gradients.a);
   call.want_b = static_cast<bool>(gradients.b);
   call.want_x = gradients.x && cotangents.y && in.x.cols > 0;
-  call.want_parameters = parameters != nullptr;
+  call.want_parameters = learning != nullptr && parameters != nullptr;
   call.want_sources = call.want_b || call.want_x || call.want_parameters;
   if (!call.want_a && !call.want_sources) return;
   call.m = in.a.cols;
@@ -620,9 +676,9 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>
   run_sweep(call, ChunkBackwardSweep<T>{{m, m.upper, false, n, g}, {turned, turned.upper, false, n, g}}, parameters, context);
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                         \
-  template void chunked_low_rank_vjp(const ChunkedToeplitz<T>&, const LowRankInputs<T, Cpu>&,           \
-                                     const LowRankCotangents<T, Cpu>&, const LowRankGradients<T, Cpu>&, \
+#define ESPALIER_INSTANTIATE(T)                                                                                          \
+  template void chunked_low_rank_vjp(const ChunkedToeplitz<T>&, const ChunkedToeplitz<T>*, const LowRankInputs<T, Cpu>&, \
+                                     const LowRankCotangents<T, Cpu>&, const LowRankGradients<T, Cpu>&,                  \
                                      ChunkedParameterGradient*, const Context<Cpu>&);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(double)
