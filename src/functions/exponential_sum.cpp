@@ -112,10 +112,11 @@ class Search {
     if (basis.decays.empty() || basis.columns() > p_.max_slots) return false;
     const Eigen::VectorXd weight = first_weights(p_);
     if (attempt(project(p_, basis, weight), "shared decays")) return true;
-    for (auto& s : basis.decays) s.real(std::max(s.real(), 1e-3 / (p_.last - p_.first + p_.step)));
-    if (attempt(polish(p_, basis, 8, 1), "refit")) return true;
+    if (attempt(polish(p_, basis, 15, 2), "refit")) return true;
+    // The derivative of c exp(-s d) is a jet of the same decay; twice the slots, so the search below goes on.
     basis.powers = 1;
-    return basis.columns() <= p_.max_slots && attempt(project(p_, basis, weight), "shared decays with jets");
+    if (basis.columns() <= p_.max_slots) attempt(project(p_, basis, weight), "shared decays with jets");
+    return false;
   }
 
   bool jets() {
@@ -211,7 +212,10 @@ class Search {
       if (excess < least) least = excess, closest_ = slots;
       if (slots == limit || stuck >= 4 || p_.work > kSearchWork) {
         if (best_.met) return;
-        note("polished sums of up to " + std::to_string(slots) + " slots miss the tolerance " + number(least) + " times");
+        note("polished sums of up to " + std::to_string(slots) + " slots " +
+             (least > 1 ? "miss the tolerance " + number(least) + " times"
+                        : "are within it at the samples only, or amplify rounding more than " + number(p_.max_amplification) +
+                              " times"));
         offer(to_sum(p_, tried_[closest_].solution), "best of the search");
         return;
       }
@@ -266,8 +270,8 @@ Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, Index 
   return check_integers(fitting::integer_problem(f, count, options), sum).certificate;
 }
 
-Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, RealRange range) {
-  Problem problem = fitting::range_problem(f, range, {});
+Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, RealRange range, const FitOptions& options) {
+  Problem problem = fitting::range_problem(f, range, options);
   return check_range(problem, sum).certificate;
 }
 

@@ -19,8 +19,8 @@ constexpr std::size_t kNodes = 8;
 constexpr double kWhole = 24;
 // Least squares see at most so many distances.
 constexpr std::size_t kMostSamples = 4096;
-// Even points of a real range from which decays start.
-constexpr Index kGrid = 65536;
+// Points of a real range at which the largest |f| is looked for, half of them evenly spaced, half in the logarithm.
+constexpr int kScan = 512;
 constexpr double kPi = 3.14159265358979323846;
 
 double checked(const DistanceFunction& f, double d) {
@@ -105,13 +105,15 @@ class Sampler {
     }
     // 48 halvings of a real range end at 4e-15 of it: a root at 0 is then below every tolerance that double can meet.
     // Where f is as good as 0 a sum is not yet: pieces grow with the distance, whatever f does.
-    const bool graded = b - a <= 0.5 * (a - p_.first) + kWhole * p_.step;
+    const double short_piece = p_.integers ? kWhole : 1e-3 * (p_.last - p_.first);
+    const bool graded = b - a <= 0.5 * (a - p_.first) + short_piece;
     if (depth >= 48 || (graded && smooth(piece))) {
       const double length = p_.integers ? b - a + 1 : b - a;
       for (std::size_t k = 0; k < kNodes; ++k) {
         const double left = k == 0 ? piece.d[k] : piece.d[k - 1], right = k + 1 == kNodes ? piece.d[k] : piece.d[k + 1];
         push(piece.d[k], piece.y[k], length * 0.5 * (right - left) / (b - a));
       }
+      if (!p_.integers) p_.pieces.push_back({a, b});
       return;
     }
     // Real ranges refine towards 0 by decades, not by halves, where f has its finest structure.
@@ -151,7 +153,8 @@ class Sampler {
 
 double Problem::allowed(double d, double y) const {
   if (kind == ToleranceKind::entry) return tolerance * largest;
-  if (kind == ToleranceKind::pointwise || !integers) return tolerance * std::max(std::abs(y), 1e-7 * largest);
+  if (kind == ToleranceKind::pointwise) return tolerance * std::max(std::abs(y), 1e-7 * largest);
+  if (!integers) return floor > 0 ? 0.5 * tolerance * (std::abs(y) + floor) : tolerance * std::max(std::abs(y), 1e-7 * largest);
   // Half in proportion to |f|, half spread evenly over the octaves of distance: both halves add up to at most S(i) on every
   // row of distances 0 .. i, since sum_{d <= i} S(d) / (d + 1) <= S(i) (1 + log n).
   const auto n = norm.size();
@@ -206,14 +209,20 @@ Problem range_problem(const DistanceFunction& f, RealRange range, const FitOptio
     throw ValueError("fit_exponentials: a " + f.name() + " has values at integers only, not on a range");
   p.integers = false;
   p.first = range.first, p.last = range.last;
-  p.step = (range.last - range.first) / static_cast<double>(kGrid - 1);
-  const Index points = range.last > range.first ? kGrid : 1;
-  p.grid.resize(static_cast<std::size_t>(points));
-  for (std::size_t k = 0; k < p.grid.size(); ++k) {
-    p.grid[k] = checked(f, std::min(range.last, range.first + p.step * static_cast<double>(k)));
-    p.largest = std::max(p.largest, std::abs(p.grid[k]));
+  const double length = range.last - range.first;
+  for (int k = 0; k <= kScan; ++k) {
+    const double share = static_cast<double>(k) / kScan;
+    for (const double part : {share, std::pow(10, -12 * share)}) {
+      p.largest = std::max(p.largest, std::abs(checked(f, std::min(range.last, range.first + length * part))));
+      ++p.evaluations;
+    }
   }
-  p.evaluations = points;
+  if (options.row_entries < 0) {
+    throw ValueError("fit_exponentials: row_entries is " + std::to_string(options.row_entries) + ", expected >= 0");
+  }
+  if (options.row_entries > 0 && range.first == 0) {
+    p.floor = std::abs(checked(f, 0)) / static_cast<double>(options.row_entries);
+  }
   return p;
 }
 
