@@ -147,12 +147,13 @@ class Search {
     t.solution.excess = HUGE_VAL;
     // Beyond what double precision resolves the interpolant has nothing new.
     const Basis interpolant{loewner.decays(slots), 0};
-    if (interpolant.columns() >= slots - 1) consider(interpolant.decays, t);
+    const bool fresh = interpolant.columns() >= slots - 1;
+    if (fresh) consider(interpolant.decays, t);
     const bool oscillates =
         std::any_of(t.solution.basis.decays.begin(), t.solution.basis.decays.end(), [](auto z) { return z.imag() > z.real(); });
     // On the integers the interpolant is near the best; other starts may gain a little. On a real range it cannot see what is
     // finer than its grid.
-    if (!oscillates && slots > 1 && (!p_.integers || t.solution.excess < kNearMiss)) {
+    if (!oscillates && slots > 1 && (!p_.integers || !fresh || t.solution.excess < kNearMiss)) {
       for (const Index other : {slots - 1, slots + 1}) {
         const auto neighbour = tried_.find(other);
         if (neighbour != tried_.end()) consider(resampled(neighbour->second.solution.basis, slots), t);

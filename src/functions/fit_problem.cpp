@@ -103,7 +103,7 @@ class Sampler {
       piece.d[k] = snap(a + (b - a) * (0.5 - 0.5 * std::cos(kPi * static_cast<double>(k) / (kNodes - 1))));
       piece.y[k] = value(piece.d[k]);
     }
-    // 48 halvings of a real range end at 4e-15 of it: a root at 0 is then below every tolerance that double can meet.
+    // 48 cuts to a quarter end at 1e-29 of a real range: a root at 0 is then below every tolerance that double can meet.
     // Where f is as good as 0 a sum is not yet: pieces grow with the distance, whatever f does.
     const double short_piece = p_.integers ? kWhole : 1e-3 * (p_.last - p_.first);
     const bool graded = b - a <= 0.5 * (a - p_.first) + short_piece;
@@ -116,7 +116,7 @@ class Sampler {
       if (!p_.integers) p_.pieces.push_back({a, b});
       return;
     }
-    // Real ranges refine towards 0 by decades, not by halves, where f has its finest structure.
+    // Real ranges are finest towards their first distance, where a root of f may be.
     const double middle = p_.integers ? std::floor(0.5 * (a + b)) : a + 0.25 * (b - a);
     split(a, middle, depth + 1);
     split(p_.integers ? middle + 1 : middle, b, depth + 1);
@@ -164,16 +164,22 @@ double Problem::allowed(double d, double y) const {
 
 double Problem::excess(const Eigen::VectorXd& error) const {
   if (kind != ToleranceKind::row || !integers) return (error.array().abs() / samples.allowed.array()).maxCoeff();
-  const auto n = static_cast<double>(norm.size());
-  double sum = 0, worst = 0, half = 0;
+  // Rows of a symmetric mask: the first, and the two halves of the middle one; between them errors and norms change slowly.
+  const std::size_t low = (norm.size() - 1) / 2, high = norm.size() - 1 - low;
+  double sum = 0, worst = 0, below = 0, above = 0, zero = 0;
   for (Eigen::Index k = 0; k < error.size(); ++k) {
-    sum += samples.share[k] * std::abs(error[k]);
-    if (one_sided) worst = std::max(worst, sum / (tolerance * norm[static_cast<std::size_t>(samples.distance[k])]));
-    if (samples.distance[k] <= 0.5 * (n - 1)) half = sum;
+    const auto d = static_cast<std::size_t>(samples.distance[k]);
+    const double part = samples.share[k] * std::abs(error[k]);
+    sum += part;
+    if (one_sided && sum > 0) worst = std::max(worst, sum / (tolerance * norm[d]));
+    if (d == 0) zero = part;
+    if (d <= low) below = sum;
+    if (d <= high) above = sum;
   }
   if (one_sided) return worst;
-  const double middle = 2 * norm[(norm.size() - 1) / 2] - std::abs(all[0]);
-  return std::max(sum / (tolerance * norm.back()), 2 * half / (tolerance * middle));
+  const double middle = norm[low] + norm[high] - std::abs(all[0]), errors = below + above - zero;
+  if (errors > 0) worst = errors / (tolerance * middle);
+  return std::max(worst, sum / (tolerance * norm.back()));
 }
 
 Problem integer_problem(const DistanceFunction& f, Index count, const FitOptions& options) {
