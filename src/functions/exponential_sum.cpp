@@ -97,7 +97,9 @@ class Search {
     if (!p_.integers || p_.tolerance == 0) return false;
     const auto form = recognise_exponential(*p_.f, p_.last);
     p_.evaluations += 64;
-    return form && form->slope <= 0 && offer(ExponentialSum{{{form->factor, -form->slope, 0}}}, "exponential");
+    if (!form || form->slope > 0) return false;
+    if (form->factor == 0) return offer(ExponentialSum{}, "zero");
+    return offer(ExponentialSum{{{form->factor, -form->slope, 0}}}, "exponential");
   }
 
   // Starts from the terms of an earlier fit; a derivative may also share its decays, once and twice.
@@ -203,6 +205,10 @@ class Search {
          " singular values above the tolerance, of " + std::to_string(sigma.size()));
     if (limit < sigma.size() && sigma[limit] > kHopeless) {
       note("a sum of " + std::to_string(limit) + " slots misses it " + number(sigma[limit]) + " times");
+      const Basis basis{loewner.decays(limit), 0};
+      if (!best_.met && !basis.decays.empty()) {
+        offer(to_sum(p_, project(p_, basis, fitting::first_weights(p_))), "best of the search");
+      }
       return;
     }
     Index slots = std::clamp<Index>(loewner.order(kHeadroom), 1, limit);

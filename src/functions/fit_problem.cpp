@@ -58,8 +58,9 @@ class Sampler {
 
   void run() {
     split(p_.first, p_.last, 0);
-    thin();
     Samples& s = p_.samples;
+    s.needed = static_cast<Index>(distance_.size());
+    thin();
     const auto n = static_cast<Eigen::Index>(distance_.size());
     s.distance = Eigen::Map<Eigen::VectorXd>(distance_.data(), n);
     s.value = Eigen::Map<Eigen::VectorXd>(value_.data(), n);

@@ -20,6 +20,7 @@ struct Samples {
   Eigen::VectorXd distance, value;
   Eigen::VectorXd share;    // how many integers (or how much length) a sample stands for
   Eigen::VectorXd allowed;  // |f~ - f| that spends the tolerance evenly
+  Index needed = 0;         // samples that f needs, before a rough function is thinned out
 };
 
 struct Problem {
