@@ -243,8 +243,8 @@ class Search {
       best_.reason = best_.method + ", " + std::to_string(best_.sum.slots()) + " slots, " + error + " (tolerance " +
                      number(p_.tolerance) + ")";
     } else {
-      best_.reason = p_.f->name() + " is no short sum of exponentials: " + std::to_string(p_.samples.value.size()) +
-                     " samples of " + number(p_.last - p_.first + 1) + " distances carry it; " + notes_;
+      best_.reason = p_.f->name() + " is no short sum of exponentials: " + std::to_string(p_.samples.needed) + " samples of " +
+                     number(p_.last - p_.first + 1) + " distances carry it; " + notes_;
       if (!best_.method.empty()) {
         best_.reason += "; best found: " + best_.method + ", " + std::to_string(best_.sum.slots()) + " slots, " + error;
       }
