@@ -74,17 +74,77 @@ class Spectrum {
   std::vector<double> moments_;
 };
 
-std::span<const double> even_values(const Problem& p) {
-  return p.integers ? std::span<const double>(p.all).subspan(static_cast<std::size_t>(p.first))
-                    : std::span<const double>(p.grid);
-}
+// The Fourier integral of a function on a real range at w = pi k / length, k odd, from its polynomials of degree 7 on pieces:
+// a Legendre polynomial has the transform 2 (-i)^n j_n(w h) with a spherical Bessel function.
+class Integral {
+ public:
+  Integral(const Problem& p, Index& evaluations) : first_(p.first) {
+    // Nodes and weights of the Gauss-Legendre rule of 8 points, by Newton's iteration on P_8.
+    std::array<double, kNodes> x, w;
+    for (unsigned k = 0; k < kNodes; ++k) {
+      double t = std::cos(kPi * (k + 0.75) / (kNodes + 0.5)), slope = 1;
+      for (int step = 0; step < 6; ++step) {
+        const double value = std::legendre(kNodes, t);
+        slope = kNodes * (std::legendre(kNodes - 1, t) - t * value) / (1 - t * t);
+        t -= value / slope;
+      }
+      x[k] = t, w[k] = 2 / ((1 - t * t) * slope * slope);
+    }
+    for (const auto& [a, b] : p.pieces) {
+      Piece piece{0.5 * (a + b), 0.5 * (b - a), {}};
+      for (std::size_t k = 0; k < kNodes; ++k) {
+        const double y = (*p.f)(piece.centre + piece.half * x[k]);
+        ++evaluations;
+        for (unsigned n = 0; n < kNodes; ++n) piece.legendre[n] += (n + 0.5) * w[k] * y * std::legendre(n, x[k]);
+      }
+      pieces_.push_back(piece);
+    }
+  }
 
-// Odd numbers from 1 on, evenly spaced in the logarithm, below n.
-std::vector<Index> frequencies(Index n) {
+  Complex operator()(double w) const {
+    Complex sum = 0;
+    for (const Piece& piece : pieces_) {
+      const std::array<double, kNodes> bessel = spherical_bessel(w * piece.half);
+      Complex part = 0, turn = 1;
+      for (unsigned n = 0; n < kNodes; ++n) {
+        part += turn * piece.legendre[n] * bessel[n];
+        turn *= Complex(0, -1);
+      }
+      sum += 2 * piece.half * part * std::polar(1.0, -w * (piece.centre - first_));
+    }
+    return sum;
+  }
+
+ private:
+  static constexpr unsigned kNodes = 8;
+
+  // j_0 .. j_7 at t > 0: the recurrence upwards is stable beyond the order.
+  static std::array<double, kNodes> spherical_bessel(double t) {
+    std::array<double, kNodes> j;
+    if (t < 10) {
+      for (unsigned n = 0; n < kNodes; ++n) j[n] = std::sph_bessel(n, t);
+      return j;
+    }
+    j[0] = std::sin(t) / t;
+    j[1] = (j[0] - std::cos(t)) / t;
+    for (unsigned n = 1; n + 1 < kNodes; ++n) j[n + 1] = (2 * n + 1) / t * j[n] - j[n - 1];
+    return j;
+  }
+
+  struct Piece {
+    double centre, half;
+    std::array<double, kNodes> legendre;
+  };
+  double first_;
+  std::vector<Piece> pieces_;
+};
+
+// Odd numbers from 1 on, evenly spaced in the logarithm, below `end`.
+std::vector<double> odd_numbers(double end) {
   constexpr double kPerDecade = 12;
-  std::vector<Index> out;
-  for (double at = 1; at < 0.95 * static_cast<double>(n); at *= std::pow(10, 1 / kPerDecade)) {
-    const Index k = static_cast<Index>(at) | 1;
+  std::vector<double> out;
+  for (double at = 1; at < end; at *= std::pow(10, 1 / kPerDecade)) {
+    const double k = 2 * std::floor(0.5 * at) + 1;
     if (out.empty() || k > out.back()) out.push_back(k);
   }
   return out;
@@ -92,37 +152,68 @@ std::vector<Index> frequencies(Index n) {
 
 }  // namespace
 
-LoewnerStart::LoewnerStart(const Problem& p) : step_(p.step) {
-  const std::span<const double> f = even_values(p);
-  const auto n = static_cast<double>(f.size());
-  slowest_ = 0.01 / n, fastest_ = p.integers && p.first > 0 ? std::min(20 / p.first, 40.0) : 40.0;
-  const Spectrum spectrum(f);
-  // Points in conjugate pairs, alternately on the left and on the right.
+// Points in conjugate pairs, alternately on the left and on the right.
+struct LoewnerStart::Points {
   std::vector<Complex> x[2], g[2];
   std::vector<double> weight[2];
   std::size_t turn = 0;
-  for (const Index k : frequencies(static_cast<Index>(f.size()))) {
-    const double w = spectrum.frequency(k);
-    const Complex at(0, std::tan(0.5 * w)), value = spectrum(k) / (1.0 + at);
-    // A component c exp(-s d) adds up to c / s; in units of what is allowed at distances about 1 / w.
-    const double d = std::min(p.first + p.step / w, p.last);
-    const double y = f[static_cast<std::size_t>(std::min(1 / w, n - 1))];
-    const double u = w / std::sqrt(p.allowed(p.integers ? std::floor(d) : d, y));
+
+  void add(Complex at, Complex value, double u) {
     const std::size_t side = turn++ % 2;
     x[side].insert(x[side].end(), {at, std::conj(at)});
     g[side].insert(g[side].end(), {value, std::conj(value)});
     weight[side].insert(weight[side].end(), {u, u});
   }
-  const auto rows = static_cast<Eigen::Index>(x[0].size()), cols = static_cast<Eigen::Index>(x[1].size());
+};
+
+LoewnerStart::LoewnerStart(Problem& p) : integers_(p.integers) {
+  Points points;
+  // A component c exp(-s d) adds up to c / s; in units of what is allowed at distances about 1 / w.
+  const auto weight = [&](double w) {
+    double d = std::min(p.first + 1 / w, p.last);
+    if (p.integers) d = std::floor(d);
+    const double y = p.integers ? p.all[static_cast<std::size_t>(d)] : (*p.f)(d);
+    return w / std::sqrt(p.allowed(d, y));
+  };
+  if (integers_) {
+    const std::span<const double> f = std::span<const double>(p.all).subspan(static_cast<std::size_t>(p.first));
+    const auto n = static_cast<double>(f.size());
+    slowest_ = 0.01 / n;
+    fastest_ = p.first > 0 ? std::min(20 / p.first, 40.0) : 40.0;
+    const Spectrum spectrum(f);
+    for (const double k : odd_numbers(0.95 * n)) {
+      const double w = spectrum.frequency(static_cast<Index>(k));
+      const Complex at(0, std::tan(0.5 * w));
+      points.add(at, spectrum(static_cast<Index>(k)) / (1.0 + at), weight(w));
+    }
+  } else {
+    const double length = p.last > p.first ? p.last - p.first : 1.0;
+    double shortest = length;
+    for (const auto& [a, b] : p.pieces) shortest = std::min(shortest, b - a);
+    slowest_ = 0.01 / length;
+    fastest_ = p.first > 0 ? 20 / p.first : 1e14 / length;
+    const Integral integral(p, p.evaluations);
+    for (const double k : odd_numbers(4 * length / shortest)) {
+      const double w = kPi * k / length;
+      points.add({0, w}, integral(w), weight(w));
+    }
+  }
+  reduce(points);
+}
+
+void LoewnerStart::reduce(const Points& points) {
+  const auto rows = static_cast<Eigen::Index>(points.x[0].size()), cols = static_cast<Eigen::Index>(points.x[1].size());
   Eigen::MatrixXcd loewner(rows, cols), shifted(rows, cols);
   for (Eigen::Index i = 0; i < rows; ++i) {
     for (Eigen::Index j = 0; j < cols; ++j) {
       const auto a = static_cast<std::size_t>(i), b = static_cast<std::size_t>(j);
-      const Complex scale = weight[0][a] * weight[1][b] / (x[0][a] - x[1][b]);
-      loewner(i, j) = -scale * (g[0][a] - g[1][b]);
-      shifted(i, j) = -scale * (x[0][a] * g[0][a] - x[1][b] * g[1][b]);
+      const Complex left = points.x[0][a], right = points.x[1][b], g = points.g[0][a], h = points.g[1][b];
+      const Complex scale = points.weight[0][a] * points.weight[1][b] / (left - right);
+      loewner(i, j) = -scale * (g - h);
+      shifted(i, j) = -scale * (left * g - right * h);
     }
   }
+  if (rows == 0 || cols == 0) return;
   const Eigen::BDCSVD<Eigen::MatrixXcd> svd(loewner, Eigen::ComputeThinU | Eigen::ComputeThinV);
   values_ = svd.singularValues();
   shifted_ = svd.matrixU().adjoint() * shifted * svd.matrixV();
@@ -145,27 +236,27 @@ std::vector<Complex> LoewnerStart::decays(Index slots) const {
   std::vector<double> real;
   for (Index k = 0; k < r; ++k) {
     const Complex pole = poles[k];
-    Complex s = 2.0 * std::atanh(-pole);
+    Complex s = integers_ ? 2.0 * std::atanh(-pole) : -pole;
     if (!std::isfinite(s.real()) || !std::isfinite(s.imag())) s = {fastest_, 0};
     // Growing modes are turned round; what changes nothing over the range is a constant.
     const double re = std::abs(s.real()) < 1e-4 * slowest_ ? 0.0 : std::min(std::abs(s.real()), fastest_);
     if (std::abs(s.imag()) <= 1e-6 * std::abs(s.real()) + 0.1 * slowest_) {
       real.push_back(re);
     } else if (s.imag() > 0) {
-      pairs.push_back({re, std::min(s.imag(), kPi)});
+      pairs.push_back({re, std::min(s.imag(), integers_ ? kPi : fastest_)});
     }
   }
   for (const Complex& s : pairs) {
-    if (static_cast<Index>(2 * out.size()) + 2 <= r) out.push_back(s / step_);
+    if (static_cast<Index>(2 * out.size()) + 2 <= r) out.push_back(s);
   }
   const auto used = static_cast<Index>(2 * out.size());
-  for (std::size_t k = 0; k < real.size() && used + static_cast<Index>(k) < r; ++k) out.push_back(real[k] / step_);
+  for (std::size_t k = 0; k < real.size() && used + static_cast<Index>(k) < r; ++k) out.push_back(real[k]);
   return out;
 }
 
 std::vector<Complex> logarithmic_decays(const Problem& p, Index count) {
-  const double range = std::max(p.last - p.first, p.step);
-  double shortest = p.step;
+  const double range = p.last > p.first ? p.last - p.first : 1.0;
+  double shortest = p.integers ? 1 : range;
   for (Eigen::Index k = 1; k < p.samples.distance.size(); ++k) {
     const double gap = p.samples.distance[k] - p.samples.distance[k - 1];
     if (gap > 0) shortest = std::min(shortest, gap);

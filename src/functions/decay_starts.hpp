@@ -11,14 +11,14 @@
 
 namespace espalier::fitting {
 
-// The Loewner matrices of G(x) = F(z) / (1 + x), F(z) = sum_k f(first + k step) z^k, z = (1 - x) / (1 + x), at points with
-// z^n = -1, reduced by one singular value decomposition: a term c exp(-s d) is a pole of G at x = -tanh(s step / 2), whatever
+// Integers: the Loewner matrices of G(x) = F(z) / (1 + x), F(z) = sum_k f(first + k) z^k, z = (1 - x) / (1 + x), at points with
+// z^n = -1, reduced by one singular value decomposition: a term c exp(-s d) is a pole of G at x = -tanh(s / 2), whatever
 // the length n of the sum, and decays of every order of magnitude lie side by side on a logarithmic scale. Source: N.
 // Derevianko, G. Plonka, M. Petz, "From ESPRIT to ESPIRA", IMA J. Numer. Anal. 43 (2023) 789, section 4 (points on the unit
 // circle make the truncated sum rational); A. Mayo, A. Antoulas, Linear Algebra Appl. 425 (2007) 634, section 3.
 class LoewnerStart {
  public:
-  explicit LoewnerStart(const Problem& problem);
+  explicit LoewnerStart(Problem& problem);
   // Singular values, descending, in units of what the tolerance allows.
   const Eigen::VectorXd& singular_values() const { return values_; }
   // How many are above a bound.
@@ -27,7 +27,11 @@ class LoewnerStart {
   std::vector<std::complex<double>> decays(Index slots) const;
 
  private:
-  double step_, slowest_, fastest_;
+  struct Points;
+  void reduce(const Points& points);
+
+  bool integers_;
+  double slowest_, fastest_;
   Eigen::VectorXd values_;
   Eigen::MatrixXcd shifted_;  // the second Loewner matrix in the singular basis
 };

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <complex>
 #include <utility>
 
 namespace espalier {
@@ -88,6 +89,12 @@ class DampedCosineState final : public State {
     return p == 1 ? -d * at(2) * c * e : c * e;
   }
   std::optional<ExponentialSum> exponential_terms() const override { return ExponentialSum{{{at(2), {at(1), -at(0)}, 0}}}; }
+  // d cos(w d) / dw = -d sin(w d) is the real part of i d exp(i w d).
+  std::optional<DistanceFunction> derivative_function(std::size_t p) const override {
+    if (p == 2) return DampedCosine{at(0), at(1), 1};
+    const std::complex<double> c = p == 0 ? std::complex<double>(0, at(2)) : std::complex<double>(-at(2), 0);
+    return ExponentialSum{{{c, {at(1), -at(0)}, 1}}};
+  }
   // |cos(w z)| <= cosh(w Im z).
   double disc_bound(double c, double r) const override {
     return std::abs(at(2)) * std::cosh(at(0) * r) * std::exp(-at(1) * c + std::abs(at(1)) * r);
@@ -175,8 +182,37 @@ class PolynomialExponentialState final : public State {
   std::vector<double> coefficients_;
 };
 
+class ExponentialSumState final : public State {
+ public:
+  explicit ExponentialSumState(ExponentialSum f) : State("sum of exponentials", {}), f_(std::move(f)) {
+    for (const ExponentialTerm& t : f_.terms) {
+      const bool finite = std::isfinite(std::abs(t.coefficient)) && std::isfinite(std::abs(t.decay));
+      if (!finite || t.power < 0) {
+        throw ValueError("sum of exponentials: a coefficient or decay is not finite, or a power is " + std::to_string(t.power) +
+                         " (expected finite numbers, powers >= 0)");
+      }
+    }
+  }
+  double value(double d) const override { return f_(d); }
+  double derivative(std::size_t, double) const override { return 0; }
+  DistanceFunction with(Parameters) const override { return DistanceFunction(f_); }
+  std::optional<ExponentialSum> exponential_terms() const override { return f_; }
+  double disc_bound(double c, double r) const override {
+    double bound = 0;
+    for (const ExponentialTerm& t : f_.terms) {
+      bound +=
+          std::abs(t.coefficient) * std::pow(std::abs(c) + r, t.power) * std::exp(-t.decay.real() * c + std::abs(t.decay) * r);
+    }
+    return bound;
+  }
+
+ private:
+  ExponentialSum f_;
+};
+
 }  // namespace
 
+DistanceFunction::DistanceFunction(ExponentialSum f) : state_(std::make_shared<ExponentialSumState>(std::move(f))) {}
 DistanceFunction::DistanceFunction(Exponential f) : state_(std::make_shared<ExponentialState>(f)) {}
 DistanceFunction::DistanceFunction(DampedCosine f) : state_(std::make_shared<DampedCosineState>(f)) {}
 DistanceFunction::DistanceFunction(ExponentiatedPolynomial f)

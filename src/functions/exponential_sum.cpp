@@ -97,7 +97,9 @@ class Search {
     if (!p_.integers || p_.tolerance == 0) return false;
     const auto form = recognise_exponential(*p_.f, p_.last);
     p_.evaluations += 64;
-    return form && form->slope <= 0 && offer(ExponentialSum{{{form->factor, -form->slope, 0}}}, "exponential");
+    if (!form || form->slope > 0) return false;
+    if (form->factor == 0) return offer(ExponentialSum{}, "zero");
+    return offer(ExponentialSum{{{form->factor, -form->slope, 0}}}, "exponential");
   }
 
   // Starts from the terms of an earlier fit; a derivative may also share its decays, once and twice.
@@ -112,10 +114,11 @@ class Search {
     if (basis.decays.empty() || basis.columns() > p_.max_slots) return false;
     const Eigen::VectorXd weight = first_weights(p_);
     if (attempt(project(p_, basis, weight), "shared decays")) return true;
-    for (auto& s : basis.decays) s.real(std::max(s.real(), 1e-3 / (p_.last - p_.first + p_.step)));
-    if (attempt(polish(p_, basis, 8, 1), "refit")) return true;
+    if (attempt(polish(p_, basis, 15, 2), "refit")) return true;
+    // The derivative of c exp(-s d) is a jet of the same decay; twice the slots, so the search below goes on.
     basis.powers = 1;
-    return basis.columns() <= p_.max_slots && attempt(project(p_, basis, weight), "shared decays with jets");
+    if (basis.columns() <= p_.max_slots) attempt(project(p_, basis, weight), "shared decays with jets");
+    return false;
   }
 
   bool jets() {
@@ -146,12 +149,13 @@ class Search {
     t.solution.excess = HUGE_VAL;
     // Beyond what double precision resolves the interpolant has nothing new.
     const Basis interpolant{loewner.decays(slots), 0};
-    if (interpolant.columns() >= slots - 1) consider(interpolant.decays, t);
+    const bool fresh = interpolant.columns() >= slots - 1;
+    if (fresh) consider(interpolant.decays, t);
     const bool oscillates =
         std::any_of(t.solution.basis.decays.begin(), t.solution.basis.decays.end(), [](auto z) { return z.imag() > z.real(); });
     // On the integers the interpolant is near the best; other starts may gain a little. On a real range it cannot see what is
     // finer than its grid.
-    if (!oscillates && slots > 1 && (!p_.integers || t.solution.excess < kNearMiss)) {
+    if (!oscillates && slots > 1 && (!p_.integers || !fresh || t.solution.excess < kNearMiss)) {
       for (const Index other : {slots - 1, slots + 1}) {
         const auto neighbour = tried_.find(other);
         if (neighbour != tried_.end()) consider(resampled(neighbour->second.solution.basis, slots), t);
@@ -201,6 +205,10 @@ class Search {
          " singular values above the tolerance, of " + std::to_string(sigma.size()));
     if (limit < sigma.size() && sigma[limit] > kHopeless) {
       note("a sum of " + std::to_string(limit) + " slots misses it " + number(sigma[limit]) + " times");
+      const Basis basis{loewner.decays(limit), 0};
+      if (!best_.met && !basis.decays.empty()) {
+        offer(to_sum(p_, project(p_, basis, fitting::first_weights(p_))), "best of the search");
+      }
       return;
     }
     Index slots = std::clamp<Index>(loewner.order(kHeadroom), 1, limit);
@@ -211,7 +219,10 @@ class Search {
       if (excess < least) least = excess, closest_ = slots;
       if (slots == limit || stuck >= 4 || p_.work > kSearchWork) {
         if (best_.met) return;
-        note("polished sums of up to " + std::to_string(slots) + " slots miss the tolerance " + number(least) + " times");
+        note("polished sums of up to " + std::to_string(slots) + " slots " +
+             (least > 1 ? "miss the tolerance " + number(least) + " times"
+                        : "are within it at the samples only, or amplify rounding more than " + number(p_.max_amplification) +
+                              " times"));
         offer(to_sum(p_, tried_[closest_].solution), "best of the search");
         return;
       }
@@ -232,8 +243,8 @@ class Search {
       best_.reason = best_.method + ", " + std::to_string(best_.sum.slots()) + " slots, " + error + " (tolerance " +
                      number(p_.tolerance) + ")";
     } else {
-      best_.reason = p_.f->name() + " is no short sum of exponentials: " + std::to_string(p_.samples.value.size()) +
-                     " samples of " + number(p_.last - p_.first + 1) + " distances carry it; " + notes_;
+      best_.reason = p_.f->name() + " is no short sum of exponentials: " + std::to_string(p_.samples.needed) + " samples of " +
+                     number(p_.last - p_.first + 1) + " distances carry it; " + notes_;
       if (!best_.method.empty()) {
         best_.reason += "; best found: " + best_.method + ", " + std::to_string(best_.sum.slots()) + " slots, " + error;
       }
@@ -266,8 +277,8 @@ Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, Index 
   return check_integers(fitting::integer_problem(f, count, options), sum).certificate;
 }
 
-Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, RealRange range) {
-  Problem problem = fitting::range_problem(f, range, {});
+Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, RealRange range, const FitOptions& options) {
+  Problem problem = fitting::range_problem(f, range, options);
   return check_range(problem, sum).certificate;
 }
 

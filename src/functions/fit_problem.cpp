@@ -19,8 +19,8 @@ constexpr std::size_t kNodes = 8;
 constexpr double kWhole = 24;
 // Least squares see at most so many distances.
 constexpr std::size_t kMostSamples = 4096;
-// Even points of a real range from which decays start.
-constexpr Index kGrid = 65536;
+// Points of a real range at which the largest |f| is looked for, half of them evenly spaced, half in the logarithm.
+constexpr int kScan = 512;
 constexpr double kPi = 3.14159265358979323846;
 
 double checked(const DistanceFunction& f, double d) {
@@ -58,8 +58,9 @@ class Sampler {
 
   void run() {
     split(p_.first, p_.last, 0);
-    thin();
     Samples& s = p_.samples;
+    s.needed = static_cast<Index>(distance_.size());
+    thin();
     const auto n = static_cast<Eigen::Index>(distance_.size());
     s.distance = Eigen::Map<Eigen::VectorXd>(distance_.data(), n);
     s.value = Eigen::Map<Eigen::VectorXd>(value_.data(), n);
@@ -103,18 +104,20 @@ class Sampler {
       piece.d[k] = snap(a + (b - a) * (0.5 - 0.5 * std::cos(kPi * static_cast<double>(k) / (kNodes - 1))));
       piece.y[k] = value(piece.d[k]);
     }
-    // 48 halvings of a real range end at 4e-15 of it: a root at 0 is then below every tolerance that double can meet.
+    // 48 cuts to a quarter end at 1e-29 of a real range: a root at 0 is then below every tolerance that double can meet.
     // Where f is as good as 0 a sum is not yet: pieces grow with the distance, whatever f does.
-    const bool graded = b - a <= 0.5 * (a - p_.first) + kWhole * p_.step;
+    const double short_piece = p_.integers ? kWhole : 1e-3 * (p_.last - p_.first);
+    const bool graded = b - a <= 0.5 * (a - p_.first) + short_piece;
     if (depth >= 48 || (graded && smooth(piece))) {
       const double length = p_.integers ? b - a + 1 : b - a;
       for (std::size_t k = 0; k < kNodes; ++k) {
         const double left = k == 0 ? piece.d[k] : piece.d[k - 1], right = k + 1 == kNodes ? piece.d[k] : piece.d[k + 1];
         push(piece.d[k], piece.y[k], length * 0.5 * (right - left) / (b - a));
       }
+      if (!p_.integers) p_.pieces.push_back({a, b});
       return;
     }
-    // Real ranges refine towards 0 by decades, not by halves, where f has its finest structure.
+    // Real ranges are finest towards their first distance, where a root of f may be.
     const double middle = p_.integers ? std::floor(0.5 * (a + b)) : a + 0.25 * (b - a);
     split(a, middle, depth + 1);
     split(p_.integers ? middle + 1 : middle, b, depth + 1);
@@ -151,7 +154,8 @@ class Sampler {
 
 double Problem::allowed(double d, double y) const {
   if (kind == ToleranceKind::entry) return tolerance * largest;
-  if (kind == ToleranceKind::pointwise || !integers) return tolerance * std::max(std::abs(y), 1e-7 * largest);
+  if (kind == ToleranceKind::pointwise) return tolerance * std::max(std::abs(y), 1e-7 * largest);
+  if (!integers) return floor > 0 ? 0.5 * tolerance * (std::abs(y) + floor) : tolerance * std::max(std::abs(y), 1e-7 * largest);
   // Half in proportion to |f|, half spread evenly over the octaves of distance: both halves add up to at most S(i) on every
   // row of distances 0 .. i, since sum_{d <= i} S(d) / (d + 1) <= S(i) (1 + log n).
   const auto n = norm.size();
@@ -161,16 +165,22 @@ double Problem::allowed(double d, double y) const {
 
 double Problem::excess(const Eigen::VectorXd& error) const {
   if (kind != ToleranceKind::row || !integers) return (error.array().abs() / samples.allowed.array()).maxCoeff();
-  const auto n = static_cast<double>(norm.size());
-  double sum = 0, worst = 0, half = 0;
+  // Rows of a symmetric mask: the first, and the two halves of the middle one; between them errors and norms change slowly.
+  const std::size_t low = (norm.size() - 1) / 2, high = norm.size() - 1 - low;
+  double sum = 0, worst = 0, below = 0, above = 0, zero = 0;
   for (Eigen::Index k = 0; k < error.size(); ++k) {
-    sum += samples.share[k] * std::abs(error[k]);
-    if (one_sided) worst = std::max(worst, sum / (tolerance * norm[static_cast<std::size_t>(samples.distance[k])]));
-    if (samples.distance[k] <= 0.5 * (n - 1)) half = sum;
+    const auto d = static_cast<std::size_t>(samples.distance[k]);
+    const double part = samples.share[k] * std::abs(error[k]);
+    sum += part;
+    if (one_sided && sum > 0) worst = std::max(worst, sum / (tolerance * norm[d]));
+    if (d == 0) zero = part;
+    if (d <= low) below = sum;
+    if (d <= high) above = sum;
   }
   if (one_sided) return worst;
-  const double middle = 2 * norm[(norm.size() - 1) / 2] - std::abs(all[0]);
-  return std::max(sum / (tolerance * norm.back()), 2 * half / (tolerance * middle));
+  const double middle = norm[low] + norm[high] - std::abs(all[0]), errors = below + above - zero;
+  if (errors > 0) worst = errors / (tolerance * middle);
+  return std::max(worst, sum / (tolerance * norm.back()));
 }
 
 Problem integer_problem(const DistanceFunction& f, Index count, const FitOptions& options) {
@@ -206,14 +216,20 @@ Problem range_problem(const DistanceFunction& f, RealRange range, const FitOptio
     throw ValueError("fit_exponentials: a " + f.name() + " has values at integers only, not on a range");
   p.integers = false;
   p.first = range.first, p.last = range.last;
-  p.step = (range.last - range.first) / static_cast<double>(kGrid - 1);
-  const Index points = range.last > range.first ? kGrid : 1;
-  p.grid.resize(static_cast<std::size_t>(points));
-  for (std::size_t k = 0; k < p.grid.size(); ++k) {
-    p.grid[k] = checked(f, std::min(range.last, range.first + p.step * static_cast<double>(k)));
-    p.largest = std::max(p.largest, std::abs(p.grid[k]));
+  const double length = range.last - range.first;
+  for (int k = 0; k <= kScan; ++k) {
+    const double share = static_cast<double>(k) / kScan;
+    for (const double part : {share, std::pow(10, -12 * share)}) {
+      p.largest = std::max(p.largest, std::abs(checked(f, std::min(range.last, range.first + length * part))));
+      ++p.evaluations;
+    }
   }
-  p.evaluations = points;
+  if (options.row_entries < 0) {
+    throw ValueError("fit_exponentials: row_entries is " + std::to_string(options.row_entries) + ", expected >= 0");
+  }
+  if (options.row_entries > 0 && range.first == 0) {
+    p.floor = std::abs(checked(f, 0)) / static_cast<double>(options.row_entries);
+  }
   return p;
 }
 

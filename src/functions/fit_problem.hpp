@@ -10,6 +10,7 @@
 #endif
 #include <Eigen/Core>
 
+#include <array>
 #include <vector>
 
 namespace espalier::fitting {
@@ -19,14 +20,13 @@ struct Samples {
   Eigen::VectorXd distance, value;
   Eigen::VectorXd share;    // how many integers (or how much length) a sample stands for
   Eigen::VectorXd allowed;  // |f~ - f| that spends the tolerance evenly
+  Index needed = 0;         // samples that f needs, before a rough function is thinned out
 };
 
 struct Problem {
   const DistanceFunction* f = nullptr;
   bool integers = true;
   double first = 0, last = 0;  // fitted distances
-  double step = 1;             // of the even grid below
-  std::vector<double> grid;    // f(first + k step); for integers f(k) from 0 on is in `all`
   std::vector<double> all;     // integers: f(0) .. f(count - 1)
   std::vector<double> norm;    // integers: norm[k] = sum of |all| up to and including k
   double largest = 0;          // max |f| over all distances
@@ -34,7 +34,9 @@ struct Problem {
   ToleranceKind kind = ToleranceKind::row;
   bool one_sided = false;
   Index max_slots = 0;
+  double floor = 0;  // real ranges, kind row: |f(0)| / entries of a row, which every entry may err by in proportion
   Samples samples;
+  std::vector<std::array<double, 2>> pieces;  // real ranges: where f is a polynomial of degree 7
   Index evaluations = 0, solves = 0;
   double work = 0;
 

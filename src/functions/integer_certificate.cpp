@@ -11,6 +11,8 @@ namespace espalier::fitting {
 namespace {
 
 constexpr double kEps = std::numeric_limits<double>::epsilon();
+// Quotients below the smallest normal number are rounded up to it.
+constexpr double kSmallest = std::numeric_limits<double>::min();
 constexpr std::size_t kBlock = 64;
 
 // Bound on the rounding error of the sum's values on distances d0 .. d0 + 63: each term is a product of two exponentials
@@ -45,7 +47,7 @@ std::optional<double> worst_row(const std::vector<double>& error, const std::vec
   }
   if (!std::isfinite(worst)) return std::nullopt;
   // Prefix sums of n numbers carry n roundings each.
-  return worst * (1 + 4 * kEps * static_cast<double>(n));
+  return error.back() > 0 ? worst * (1 + 4 * kEps * static_cast<double>(n)) + kSmallest : 0;
 }
 
 }  // namespace
@@ -75,8 +77,9 @@ Checked check_integers(const Problem& p, const ExponentialSum& sum) {
   if (!finite) return out;
   out.certificate.row = worst_row(error, p.norm, zero_error, std::abs(p.all[0]), p.one_sided);
   if (p.largest > 0) {
-    out.certificate.entry = largest / p.largest;
-    if (ratio <= 1) out.certificate.pointwise = ratio;
+    const double smallest = total > 0 ? kSmallest : 0;
+    out.certificate.entry = largest / p.largest + smallest;
+    if (ratio <= 1) out.certificate.pointwise = ratio + smallest;
     out.amplification = sum.magnitude(p.first, p.last) / p.largest;
   } else if (total == 0) {
     out.certificate.entry = 0, out.certificate.pointwise = 0;

@@ -15,10 +15,8 @@ constexpr double kEps = std::numeric_limits<double>::epsilon();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kPi = 3.14159265358979323846;
 constexpr int kDegree = 15, kNodes = 64;
-
-struct Node {
-  double cosine;
-};
+// A sum that needs more pieces than this oscillates or jumps too much to be bounded; it then has no certificate.
+constexpr int kMostPieces = 8192;
 
 // sup |sum| on a complex disc around a real centre.
 double disc_bound(const ExponentialSum& sum, double centre, double radius) {
@@ -57,7 +55,13 @@ class RangeCheck {
       relative = std::max(relative, b.error / std::max(b.least, 1e-7 * largest_));
     }
     if (largest_ > 0 && relative <= 1) out.certificate.pointwise = relative;
-    if (largest_ > 0 && everywhere) out.certificate.row = relative;
+    if (p_.floor > 0) {
+      double worst = 0;
+      for (const Bound& b : bounds_) worst = std::max(worst, b.error / (b.least + p_.floor));
+      out.certificate.row = 2 * worst;
+    } else if (largest_ > 0 && everywhere) {
+      out.certificate.row = relative;
+    }
     if (largest_ == 0 && largest_error_ == 0) out.certificate.row = out.certificate.entry = out.certificate.pointwise = 0;
     out.negative = negative_;
     return out;
@@ -69,6 +73,10 @@ class RangeCheck {
   };
 
   void piece(double a, double b, int depth) {
+    if (++pieces_ > kMostPieces) {
+      largest_error_ = kInfinity;
+      return;
+    }
     const double c = 0.5 * (a + b), h = 0.5 * (b - a);
     // A function that is a polynomial of degree 15 up to `remainder` (Cauchy: M (h / R)^16 / (1 - h / R) on a disc of radius R)
     // is at most 1 / cos(pi 15 / 128) = 1.073 times its largest value at 64 Chebyshev nodes, remainder apart.
@@ -151,6 +159,7 @@ class RangeCheck {
   std::vector<Bound> bounds_;
   double largest_error_ = 0, largest_ = 0;
   Index negative_ = 0;
+  int pieces_ = 0;
   bool estimated_ = false;
 };
 

@@ -18,6 +18,12 @@ double scale_of(const Problem& p) {
   return p.last > p.first ? p.last - p.first : 1.0;
 }
 
+double fastest_decay(const Problem& p) {
+  // Terms are written for distances from 0: their coefficient grows by exp(s first).
+  if (p.first > 0) return 20 / p.first;
+  return p.integers ? 40.0 : 1e14 / scale_of(p);
+}
+
 // Columns of the basis at the samples, distances counted from first.
 MatrixXd design(const Problem& p, const Basis& basis) {
   const VectorXd d = p.samples.distance.array() - p.first;
@@ -94,7 +100,7 @@ MatrixXd jacobian(const Problem& p, const Basis& basis, const Projection& at, co
 
 Basis moved(const Problem& p, const Basis& basis, const VectorXd& step) {
   Basis next = basis;
-  const double fastest = p.first > 0 ? 20 / p.first : 40 / p.step;
+  const double fastest = fastest_decay(p);
   // A decay that changes nothing over the whole range is 0, and stays so.
   const double slowest = std::min(1e-6, 0.01 * p.tolerance) / scale_of(p);
   Eigen::Index k = 0;
@@ -106,8 +112,9 @@ Basis moved(const Problem& p, const Basis& basis, const VectorXd& step) {
     double im = s.imag();
     if (im != 0) {
       const double limit = 0.5 * (s.real() + im);
-      // Beyond half a turn a grid step an oscillation has a slower alias.
-      im = std::clamp(std::abs(im + std::clamp(step[k], -limit, limit)), 1e-6 / scale_of(p), 3.14159265358979 / p.step);
+      // Beyond half a turn an integer step an oscillation has a slower alias.
+      im = std::clamp(std::abs(im + std::clamp(step[k], -limit, limit)), 1e-6 / scale_of(p),
+                      p.integers ? 3.14159265358979 : fastest);
       ++k;
     }
     s = {re, im};

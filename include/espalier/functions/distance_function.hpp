@@ -99,6 +99,7 @@ class ESPALIER_EXPORT DistanceFunction {
   DistanceFunction(Polynomial);
   DistanceFunction(PolynomialExponential);
   DistanceFunction(PiecewiseConstant);
+  DistanceFunction(ExponentialSum);  // no parameters
   DistanceFunction(FunctionTable);
   DistanceFunction(Callable);
 

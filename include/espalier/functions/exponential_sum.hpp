@@ -20,6 +20,7 @@ struct FitOptions {
   Index first = 0;                 // distances below are served exactly by the caller: they count in norms, not in errors
   Index max_slots = 48;            // real numbers of state, ExponentialSum::slots
   double max_amplification = 1e3;  // see ExponentialFit::amplification
+  Index row_entries = 0;           // real ranges: a row has at most so many entries and one at distance 0; 0: unknown
   bool one_sided = false;          // rows of a causal mask: distances 0 .. i; otherwise 0 .. i and 0 .. count - 1 - i
   std::shared_ptr<const ExponentialSum> start{};  // a fit of a nearby function: polished first, which is far cheaper
 };
@@ -59,8 +60,10 @@ struct RealRange {
 };
 
 // The same on all real distances of a range. options.first is ignored (say it in the range).
-// The certificate: entry = sup |f~ - f| / sup |f|; pointwise where |f| >= 1e-7 sup |f|; row = sup |f~ - f| / |f| over the whole
-// range, which bounds the row error of every mask with such distances (empty where f has zeros or falls below 1e-7 sup |f|).
+// The certificate: entry = sup |f~ - f| / sup |f|; pointwise = sup |f~ - f| / |f| where |f| >= 1e-7 sup |f|. row bounds the row
+// error of every mask with such distances: without row_entries it is sup |f~ - f| / |f| over the whole range (empty where f
+// falls below 1e-7 sup |f|); with n = row_entries, and a range from 0 on, 2 sup |f~ - f| / (|f| + |f(0)| / n), since
+// sum_j (|f(d_j)| + |f(0)| / n) <= sum_j |f(d_j)| + |f(0)| <= 2 sum_j |f(d_j)|.
 // It is proved: the range is cut until on each piece f~ - f is a polynomial of degree 15 up to a Cauchy remainder, and such a
 // polynomial is at most 1.09 times its largest value at 64 Chebyshev nodes. Callables have no bound off the real line: for
 // them it is sampled, and `estimated`. Errors: as above, and ValueError for tables (integers only).
@@ -71,6 +74,7 @@ ESPALIER_EXPORT ExponentialFit fit_exponentials(const DistanceFunction& f, RealR
 ESPALIER_EXPORT Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, Index count,
                                     const FitOptions& options = {});
 // On a real range.
-ESPALIER_EXPORT Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, RealRange range);
+ESPALIER_EXPORT Certificate certify(const DistanceFunction& f, const ExponentialSum& sum, RealRange range,
+                                    const FitOptions& options = {});
 
 }  // namespace espalier
