@@ -18,15 +18,14 @@
 
 #if defined(__CUDACC__)
 #define ESPALIER_GPU_SHARED(type, name, ...) __shared__ type name __VA_ARGS__
-#define ESPALIER_GPU_DYNAMIC_SHARED(type, name)                                  \
+#define ESPALIER_GPU_DYNAMIC_SHARED(type, name)                                \
   extern __shared__ __align__(16) unsigned char espalier_gpu_dynamic_shared[]; \
   type* const name = reinterpret_cast<type*>(espalier_gpu_dynamic_shared)
 #elif defined(ESPALIER_CUDA_EMULATION)
-#define ESPALIER_GPU_SHARED(type, name, ...)     \
+#define ESPALIER_GPU_SHARED(type, name, ...)   \
   using name##_shared_type = type __VA_ARGS__; \
   auto& name = ::espalier::emulation::shared_array<name##_shared_type>(#name, __FILE__, __LINE__, [] {})
-#define ESPALIER_GPU_DYNAMIC_SHARED(type, name) \
-  type* const name = static_cast<type*>(::espalier::emulation::dynamic_shared())
+#define ESPALIER_GPU_DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(::espalier::emulation::dynamic_shared())
 #endif
 
 namespace espalier::gpu {
@@ -64,8 +63,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
       },
       values);
 #else
-  const cudaError_t status = emulation::enqueue(
-      address, grid, block, shared_bytes, stream, [kernel, values]() mutable { std::apply(kernel, values); });
+  const cudaError_t status = emulation::enqueue(address, grid, block, shared_bytes, stream,
+                                                [kernel, values]() mutable { std::apply(kernel, values); });
 #endif
   check(status, "kernel launch");
 }
