@@ -28,9 +28,13 @@ ESPALIER_EXPORT void synchronize(const Context<Cuda>& context = {});
 // Speeds from which masks on CUDA predict, used where MaskOptions::cost was left as it is. They are those of one H100.
 ESPALIER_EXPORT CostModel cuda_cost_model();
 
+// The numbers of a vector in device memory, in the order of the context's stream; returns when they are here.
+template <class T>
+ESPALIER_EXPORT std::vector<T> download(VectorView<const T, Cuda> from, const Context<Cuda>& context = {});
+
 // `size` elements of device memory, uninitialised or copied from the host; owned, moved, never copied. T: float, double,
 // std::int32_t, std::int64_t. Memory given back while work on it is pending is safe: the device finishes first.
-// Errors: BackendError where the device has no memory left; ShapeError for a host array of another size.
+// Errors: BackendError where the device has no memory left; ValueError for a negative size.
 template <class T>
 class ESPALIER_EXPORT DeviceBuffer {
  public:
@@ -46,10 +50,10 @@ class ESPALIER_EXPORT DeviceBuffer {
     return *this;
   }
 
-  // Copies of the whole buffer, in the order of the context's stream; they return when done.
+  // Copies of the whole buffer, in the order of the context's stream; they return when done. upload: ShapeError for another
+  // size.
   void upload(std::span<const T> from, const Context<Cuda>& context = {});
-  void download(std::span<T> to, const Context<Cuda>& context = {}) const;
-  std::vector<T> to_host(const Context<Cuda>& context = {}) const;
+  std::vector<T> to_host(const Context<Cuda>& context = {}) const { return espalier::download<T>({data_, size_}, context); }
 
   T* data() const { return data_; }
   Index size() const { return size_; }

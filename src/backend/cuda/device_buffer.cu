@@ -27,10 +27,6 @@ CostModel cuda_cost_model() {
 
 namespace {
 
-void check_size(Index got, Index expected) {
-  if (got != expected) throw ShapeError("DeviceBuffer copy", got, expected);
-}
-
 template <class T>
 void copy(T* to, const T* from, Index size, cudaMemcpyKind kind, const Context<Cuda>& context) {
   if (size == 0) return;
@@ -60,24 +56,23 @@ DeviceBuffer<T>::~DeviceBuffer() {
 
 template <class T>
 void DeviceBuffer<T>::upload(std::span<const T> from, const Context<Cuda>& context) {
-  check_size(static_cast<Index>(from.size()), size_);
+  if (static_cast<Index>(from.size()) != size_) throw ShapeError("DeviceBuffer upload", static_cast<Index>(from.size()), size_);
   copy(data_, from.data(), size_, cudaMemcpyHostToDevice, context);
 }
 template <class T>
-void DeviceBuffer<T>::download(std::span<T> to, const Context<Cuda>& context) const {
-  check_size(static_cast<Index>(to.size()), size_);
-  copy(to.data(), static_cast<const T*>(data_), size_, cudaMemcpyDeviceToHost, context);
-}
-template <class T>
-std::vector<T> DeviceBuffer<T>::to_host(const Context<Cuda>& context) const {
-  std::vector<T> values(static_cast<std::size_t>(size_));
-  download(values, context);
+std::vector<T> download(VectorView<const T, Cuda> from, const Context<Cuda>& context) {
+  std::vector<T> values(static_cast<std::size_t>(from.size));
+  copy(values.data(), from.data, from.size, cudaMemcpyDeviceToHost, context);
   return values;
 }
 
-template class ESPALIER_EXPORT DeviceBuffer<float>;
-template class ESPALIER_EXPORT DeviceBuffer<double>;
-template class ESPALIER_EXPORT DeviceBuffer<std::int32_t>;
-template class ESPALIER_EXPORT DeviceBuffer<std::int64_t>;
+#define ESPALIER_INSTANTIATE(T)                   \
+  template class ESPALIER_EXPORT DeviceBuffer<T>; \
+  template ESPALIER_EXPORT std::vector<T> download(VectorView<const T, Cuda>, const Context<Cuda>&);
+ESPALIER_INSTANTIATE(float)
+ESPALIER_INSTANTIATE(double)
+ESPALIER_INSTANTIATE(std::int32_t)
+ESPALIER_INSTANTIATE(std::int64_t)
+#undef ESPALIER_INSTANTIATE
 
 }  // namespace espalier
