@@ -46,6 +46,7 @@ struct Setting {
   es::LinearOptions options{};
   std::string engine = "auto";
   std::vector<std::int64_t> counts{};
+  std::size_t scratch_bytes = es::Context<Cuda>{}.scratch_bytes;
 };
 
 template <class T, class B>
@@ -99,12 +100,15 @@ Results on_device(const Setting& s, const Tensor& q, const Tensor& k, const Tens
   es::LinearOptions options = s.options;
   if (!s.counts.empty()) options.key_counts = {s.counts.data(), static_cast<Index>(s.counts.size())};
   const auto masks = masks_of<T, Cuda>(s);
-  const auto result = es::masked_linear_attention(dq.view(), dk.view(), dv.view(), masks, out.view(), d.view(), options);
+  const es::Context<Cuda> context = es::on_stream(nullptr, s.scratch_bytes);
+  const auto result =
+      es::masked_linear_attention(dq.view(), dk.view(), dv.view(), masks, out.view(), d.view(), options, context);
   if (options.normalize) CHECK(result.floored_rows == -1);
   es::DeviceBuffer<T> p(static_cast<Index>(2 * s.masks));
   es::AttentionGradients<T, Cuda> g{.q = gq.view(), .k = gk.view(), .v = gv.view()};
   if (s.masks > 0) g.parameters = p.matrix(s.masks, 2);
-  es::masked_linear_attention_vjp(dq.view(), dk.view(), dv.view(), masks, out.view(), d.view(), bar.view(), g, options);
+  es::masked_linear_attention_vjp(dq.view(), dk.view(), dv.view(), masks, out.view(), d.view(), bar.view(), g, options,
+                                  context);
   for (OnDevice<T>* o : {&out, &d, &gq, &gk, &gv}) {
     o->copy_back();
     CHECK(o->host.gaps_untouched(2));
@@ -142,6 +146,20 @@ TEST_CASE_TEMPLATE("values and gradients equal the host's", T, float, double) {
     compare<T>({.batch = 2, .heads = 4, .key_heads = 2, .length = 9, .width = 3, .values = 7, .blhd = true, .engine = engine});
   }
   compare<T>({.batch = 1, .heads = 1, .key_heads = 1, .length = 150, .width = 70, .values = 66, .engine = "direct"});
+  // Long enough that the sources are split among blocks (tiles), and that transforms come in several chunks (below).
+  compare<T>({.batch = 1, .heads = 1, .key_heads = 1, .length = 700, .width = 2, .values = 3, .engine = "direct"});
+}
+
+TEST_CASE_TEMPLATE("little scratch memory: chunks of features, of columns, heads one by one", T, float, double) {
+  Setting s{.batch = 1, .heads = 2, .key_heads = 1, .length = 37, .width = 5, .values = 6, .engine = "fft"};
+  for (const std::size_t arrays : {1, 3, 5, 9}) {
+    // The arrays of a product (74 rounded up to 80 points) take a quarter.
+    s.scratch_bytes = 4 * arrays * 80 * 2 * sizeof(T);
+    compare<T>(s);
+  }
+  s.engine = "direct";
+  s.scratch_bytes = 0;
+  compare<T>(s);
 }
 
 TEST_CASE_TEMPLATE("weight epsilon, causal order, padding", T, float, double) {

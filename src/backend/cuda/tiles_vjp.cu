@@ -162,7 +162,9 @@ __global__ void __launch_bounds__(Tile<T>::kThreads, 2) entries_gradient_kernel(
         }
       }
     }
+#ifndef ESPALIER_DEFECT_SUMS_TOO_EARLY
     __syncthreads();
+#endif
     if (call.want_border && t < rows) {
       for (int j = 0; j < (t < row_first ? cols : col_first); ++j) {
         border_sums[t < row_first ? (j < col_first ? 2 : 0) : 1][t] += g[j * G::kLanePitch + t];
