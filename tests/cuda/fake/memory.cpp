@@ -1,5 +1,6 @@
 // Device memory of the fake: forbidden to host code, NaN at first, between forbidden pages, addresses used once.
 // SPDX-License-Identifier: Apache-2.0
+#include "emulation/sanitizer.hpp"
 #include "fake/device.hpp"
 
 #include <sys/mman.h>
@@ -7,15 +8,6 @@
 
 #include <algorithm>
 #include <cstring>
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#endif
 
 namespace espalier::fake {
 
@@ -41,7 +33,7 @@ void for_each_margin(char* start, const Buffer& buffer, const F& f) {
 }
 
 void poison_margins([[maybe_unused]] char* start, [[maybe_unused]] const Buffer& buffer, [[maybe_unused]] bool poison) {
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
   for_each_margin(start, buffer, [poison](char* p, std::size_t n) {
     if (poison) {
       __asan_poison_memory_region(p, n);

@@ -1,6 +1,7 @@
 // The fake's device memory: out of the host's reach, NaN at first, guarded, counted, limited; copies are checked.
 // SPDX-License-Identifier: Apache-2.0
 #include "device_vector.hpp"
+#include "emulation/sanitizer.hpp"
 #include "fake/child.hpp"
 #include "fake/control.hpp"
 
@@ -89,7 +90,7 @@ TEST_CASE("a kernel that writes far beyond its buffer faults") {
   }
 }
 
-#if !defined(__SANITIZE_ADDRESS__)
+#if !ESPALIER_ADDRESS_SANITIZER
 TEST_CASE("a kernel that writes a little beyond its buffer is found when the buffer is freed") {
   const Stream stream;
   for (const long offset : {100l, 200l, -1l}) {
