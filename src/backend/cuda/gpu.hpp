@@ -63,7 +63,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
       },
       values);
 #else
-  const cudaError_t status = emulation::enqueue(address, grid, block, shared_bytes, stream,
+  const cudaError_t status = emulation::enqueue(address, grid, block, shared_bytes, stream, emulation::pointers_among(values),
                                                 [kernel, values]() mutable { std::apply(kernel, values); });
 #endif
   check(status, "kernel launch");

@@ -3,6 +3,7 @@
 #include "emulation/block.hpp"
 
 #include "emulation/block_state.hpp"
+#include "emulation/sanitizer.hpp"
 
 #include <algorithm>
 #include <cstdlib>
@@ -10,15 +11,6 @@
 #include <numeric>
 #include <random>
 #include <string>
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#endif
 
 namespace espalier::emulation {
 
@@ -46,7 +38,7 @@ Settings settings_of_environment() {
 
 std::size_t stack_bytes() {
   if (settings().stack_bytes > 0) return settings().stack_bytes;
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
   return 256 * 1024;
 #else
   return 64 * 1024;
@@ -154,7 +146,7 @@ void* BlockState::take_shared(const void* key, std::size_t bytes, const char* na
   shared.push_back({key, memory, bytes, whole, name});
   std::memset(memory, kFresh, bytes);
   std::memset(memory + bytes, kGuard, whole - bytes);
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
   __asan_poison_memory_region(memory + bytes, whole - bytes);
 #endif
   return memory;
@@ -164,7 +156,7 @@ void BlockState::drop_shared() {
   for (const SharedArray& array : shared) {
     unsigned char* const guard = array.memory + array.bytes;
     const std::size_t n = array.whole - array.bytes;
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
     __asan_unpoison_memory_region(guard, n);
 #endif
     if (error.empty() && !std::all_of(guard, guard + n, [](unsigned char byte) { return byte == kGuard; })) {
@@ -202,26 +194,30 @@ void* dynamic_shared() {
 }
 
 void BlockState::report_deadlock() {
-  error = "deadlock: " + std::to_string(alive) + " threads of block " + triple(view.block) + " wait for ever";
-  // Where, each place once, with its first thread.
-  std::vector<std::pair<std::string, unsigned>> places;
+  // Each place once: how many wait there, and who is the first.
+  struct Crowd {
+    std::string where;
+    uint3 first;
+    unsigned number;
+  };
+  std::vector<Crowd> crowds;
   for (unsigned t = 0; t < size; ++t) {
     const Thread& thread = threads[t];
     if (thread.waiting == Waiting::finished) continue;
-    std::string place = " at " + name_of(thread.place);
-    place += thread.waiting == Waiting::barrier ? " (barrier)" : " (warp operation, mask " + hexadecimal(thread.mask) + ")";
-    place += " from thread " + triple(thread.index) + " on";
-    const auto same = [&](const auto& known) {
-      return place.compare(0, place.find(" from"), known.first, 0, known.first.find(" from")) == 0;
-    };
-    const auto known = std::find_if(places.begin(), places.end(), same);
-    if (known == places.end()) {
-      places.emplace_back(place, 1);
+    const bool barrier = thread.waiting == Waiting::barrier;
+    const std::string where =
+        name_of(thread.place) + (barrier ? " (barrier)" : " (warp operation, mask " + hexadecimal(thread.mask) + ")");
+    const auto known = std::find_if(crowds.begin(), crowds.end(), [&](const Crowd& c) { return c.where == where; });
+    if (known == crowds.end()) {
+      crowds.push_back({where, thread.index, 1});
     } else {
-      ++known->second;
+      ++known->number;
     }
   }
-  for (const auto& [place, count] : places) error += "; " + std::to_string(count) + place;
+  error = "deadlock: " + std::to_string(alive) + " threads of block " + triple(view.block) + " wait for ever";
+  for (const Crowd& c : crowds) {
+    error += "; " + std::to_string(c.number) + " at " + c.where + ", the first is thread " + triple(c.first);
+  }
 }
 
 void BlockState::prepare(std::size_t dynamic_bytes) {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/gpu.hpp"
 #include "emulation/orders.hpp"
+#include "emulation/sanitizer.hpp"
 
 #include <doctest/doctest.h>
 
@@ -147,7 +148,7 @@ TEST_CASE("shared memory: the limits of sm_80") {
             [] { emu::launch(diverge, dim3(1), dim3(1), 163 * 1024 + 1); });
 }
 
-#if !defined(__SANITIZE_ADDRESS__)
+#if !ESPALIER_ADDRESS_SANITIZER
 TEST_CASE("shared memory: a write past the end of an array is found when the block ends") {
   must_fail({"written past the end of the shared array 'row' of 128 bytes", "block 2,0,0"}, [] {
     emu::launch(one_past_the_end, dim3(1), dim3(31), 0);

@@ -3,21 +3,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "emulation/fiber.hpp"
 
+#include "emulation/sanitizer.hpp"
+
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdint>
 #include <new>
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
 
 #define ESPALIER_NOT_SANITIZED __attribute__((no_sanitize("address", "undefined")))
 
@@ -64,7 +56,7 @@ void switch_stack(void*& save, void* next) {
   espalier_switch_stack(&save, next);
 }
 #endif
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
 void* scheduler_fake_stack = nullptr;
 const void* scheduler_stack = nullptr;
 std::size_t scheduler_stack_bytes = 0;
@@ -91,7 +83,7 @@ Fiber::~Fiber() {
 }
 
 void Fiber::forget_frames() {
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
   __asan_unpoison_memory_region(stack_, bytes_);
 #endif
 }
@@ -116,27 +108,27 @@ void Fiber::prepare(void (*entry)()) {
 }
 
 ESPALIER_NOT_SANITIZED void Fiber::enter() {
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
   __sanitizer_start_switch_fiber(&scheduler_fake_stack, stack_, bytes_);
 #endif
   switch_stack(scheduler_state, state_);
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
   __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
 #endif
 }
 
 ESPALIER_NOT_SANITIZED void Fiber::leave([[maybe_unused]] bool ending) {
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
   __sanitizer_start_switch_fiber(ending ? nullptr : &fake_stack_, scheduler_stack, scheduler_stack_bytes);
 #endif
   switch_stack(state_, scheduler_state);
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
   __sanitizer_finish_switch_fiber(fake_stack_, &scheduler_stack, &scheduler_stack_bytes);
 #endif
 }
 
 ESPALIER_NOT_SANITIZED void Fiber::arrived() {
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_bytes);
 #endif
 }

@@ -9,8 +9,11 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
+#include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -47,8 +50,19 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t dy
 }
 
 // Puts a launch on a stream (tests/cuda/fake). What the kernel does wrong is the stream's error, reported by a later call.
+// pointers: the kernel's parameters that are pointers; they must be the device's when the kernel runs.
 cudaError_t enqueue(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_bytes, cudaStream_t stream,
-                    std::function<void()> thread);
+                    const std::vector<const void*>& pointers, std::function<void()> thread);
+
+template <class... T>
+std::vector<const void*> pointers_among(const std::tuple<T...>& values) {
+  std::vector<const void*> pointers;
+  const auto look_at = [&](const auto& value) {
+    if constexpr (std::is_pointer_v<std::remove_cvref_t<decltype(value)>>) pointers.push_back(value);
+  };
+  std::apply([&](const auto&... value) { (look_at(value), ...); }, values);
+  return pointers;
+}
 
 // CUDA's shuffles take the arithmetic types of 4 and 8 bytes.
 template <class T>

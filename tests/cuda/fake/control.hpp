@@ -9,7 +9,7 @@
 //   a kernel that breaks a rule, and a copy from memory freed meanwhile, leave an error that stays, as on a GPU: every later
 //   call returns cudaErrorLaunchFailure, and cudaGetErrorString tells the whole story;
 //   whatever is left at the end of the program (buffers, plans, streams, events) is listed and makes its status 99.
-// ESPALIER_CUDA_FAIL=n in the environment (or FAKE_CUDA_FAIL=n) lets the n-th call fail.
+// FAKE_CUDA_FAIL=n in the environment lets the program's n-th call fail.
 #pragma once
 
 #include <cstddef>

@@ -77,6 +77,13 @@ class Device {
   void protect(const char* start, const Buffer& buffer);
   Buffer* find(const void* pointer, std::size_t bytes);  // the buffer that holds the whole range
   bool touches_device(const void* pointer, std::size_t bytes) const;
+  // Empty if a kernel may be given this address: null, pinned host memory, or in a live device buffer or at its end.
+  std::string argument_mistake(const void* pointer) const;
+  struct Nearest {
+    bool known = false;
+    std::string words;  // "byte 16 of a device buffer of 12 bytes (cudaMalloc, call 3)"
+  };
+  Nearest nearest(const char* address) const;
 
   // Streams (streams.cpp).
   CUstream_st& stream_of(cudaStream_t stream);
@@ -90,6 +97,9 @@ class Device {
 
   std::string leaks() const;
 };
+
+// Until somebody else takes the signal, a fault at an address of device memory is explained on stderr.
+void watch_faults();
 
 // Never destroyed: objects of the program may be released after main.
 Device& device();

@@ -1,5 +1,6 @@
 // Device memory of the fake: forbidden to host code, NaN at first, between forbidden pages, addresses used once.
 // SPDX-License-Identifier: Apache-2.0
+#include "emulation/sanitizer.hpp"
 #include "fake/device.hpp"
 
 #include <sys/mman.h>
@@ -7,15 +8,6 @@
 
 #include <algorithm>
 #include <cstring>
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#endif
 
 namespace espalier::fake {
 
@@ -41,7 +33,7 @@ void for_each_margin(char* start, const Buffer& buffer, const F& f) {
 }
 
 void poison_margins([[maybe_unused]] char* start, [[maybe_unused]] const Buffer& buffer, [[maybe_unused]] bool poison) {
-#if defined(__SANITIZE_ADDRESS__)
+#if ESPALIER_ADDRESS_SANITIZER
   for_each_margin(start, buffer, [poison](char* p, std::size_t n) {
     if (poison) {
       __asan_poison_memory_region(p, n);
@@ -75,6 +67,7 @@ char* Device::allocate(std::size_t bytes, const std::string& made, bool begun) {
   const std::size_t inner = round_up(round_up(bytes, kAlignment), page()), whole = inner + 2 * page();
   void* const map = mmap(nullptr, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map == MAP_FAILED) return nullptr;
+  watch_faults();
   Buffer buffer;
   buffer.bytes = bytes;
   buffer.map = static_cast<char*>(map) + page();
@@ -137,6 +130,32 @@ bool Device::touches_device(const void* pointer, std::size_t bytes) const {
   if (it == past.begin()) return false;
   const auto before = std::prev(it);
   return before->first + before->second > p;
+}
+
+std::string Device::argument_mistake(const void* pointer) const {
+  const auto* const p = static_cast<const char*>(pointer);
+  if (p == nullptr) return "";
+  auto it = buffers.upper_bound(p);
+  if (it != buffers.begin() && p <= std::prev(it)->first + std::prev(it)->second.bytes) {
+    return std::prev(it)->second.begun ? "" : "a kernel was given memory whose cudaMallocAsync has not run";
+  }
+  const auto host = host_buffers.upper_bound(const_cast<char*>(p));
+  if (host != host_buffers.begin() && p <= static_cast<char*>(std::prev(host)->first) + std::prev(host)->second) return "";
+  return touches_device(p, 1) ? "a kernel was given memory that is freed" : "a kernel was given a pointer to host memory";
+}
+
+Device::Nearest Device::nearest(const char* address) const {
+  // Up to a page before and behind the pages of a buffer nothing else lies.
+  auto range = past.upper_bound(address + page());
+  if (range == past.begin()) return {};
+  --range;
+  const bool near = address < range->first + range->second + page();
+  if (!near) return {};
+  const auto it = buffers.lower_bound(range->first);
+  if (it == buffers.end() || it->second.map != range->first) return {true, "device memory that is freed"};
+  const std::string state = it->second.begun ? "" : ", before the cudaMallocAsync has run";
+  return {true, "byte " + std::to_string(address - it->first) + " of a device buffer of " + std::to_string(it->second.bytes) +
+                    " bytes (" + it->second.made + state + ")"};
 }
 
 }  // namespace espalier::fake

@@ -41,10 +41,8 @@ constexpr ErrorWords kErrors[] = {
 };
 
 long long number_in_environment() {
-  for (const char* const name : {"ESPALIER_CUDA_FAIL", "FAKE_CUDA_FAIL"}) {
-    if (const char* const text = std::getenv(name)) return std::atoll(text);
-  }
-  return 0;
+  const char* const text = std::getenv("FAKE_CUDA_FAIL");
+  return text == nullptr ? 0 : std::atoll(text);
 }
 
 void report_at_exit() {
@@ -375,7 +373,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
 namespace espalier::emulation {
 
 cudaError_t enqueue(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_bytes, cudaStream_t stream,
-                    std::function<void()> thread) {
+                    const std::vector<const void*>& pointers, std::function<void()> thread) {
   Call call("kernel launch", cudaErrorLaunchOutOfResources);
   if (call.refused()) return call.give();
   Device& d = device();
@@ -388,7 +386,11 @@ cudaError_t enqueue(const void* kernel, dim3 grid, dim3 block, std::size_t dynam
   }
   // Declared and dynamic shared memory together: 48 KB unless more was asked for, then what the chip has.
   const std::size_t whole = limit > kDefaultShared ? kOptInShared : kDefaultShared;
-  d.enqueue(stream, [grid, block, dynamic_bytes, whole, thread = std::move(thread)] {
+  d.enqueue(stream, [grid, block, dynamic_bytes, whole, pointers, thread = std::move(thread)] {
+    for (const void* const pointer : pointers) {
+      const std::string wrong = device().argument_mistake(pointer);
+      if (!wrong.empty()) throw Error(wrong);
+    }
     run(grid, block, dynamic_bytes, whole, thread);
   });
   return call.give(cudaSuccess);

@@ -66,6 +66,8 @@ void Device::run_next(CUstream_st& stream) {
 }
 
 void Device::run_until(CUstream_st& stream, std::uint64_t number) {
+  if (stream.queue.empty()) return;
+  const Open open;  // once for all: it costs two system calls a buffer
   while (!stream.queue.empty() && stream.queue.front().number < number) run_next(stream);
 }
 void Device::drain(CUstream_st& stream) {

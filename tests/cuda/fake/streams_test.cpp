@@ -185,7 +185,7 @@ TEST_CASE("launches that are refused") {
   // launch asks for more than 48 KB itself; without that the runtime refuses.
   const void* const address = reinterpret_cast<const void*>(&use_much);
   gpu::check(cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize, 0), "cudaFuncSetAttribute");
-  CHECK(espalier::emulation::enqueue(address, dim3(1), dim3(1), 49 * 1024, stream.get(), [] {}) == cudaErrorInvalidValue);
+  CHECK(espalier::emulation::enqueue(address, dim3(1), dim3(1), 49 * 1024, stream.get(), {}, [] {}) == cudaErrorInvalidValue);
   gpu::launch(use_much, dim3(1), dim3(1), 100 * 1024, stream.get(), out.data());
   CHECK(out.copy_to_host()[0] == 1);
   // Together with what is declared 48 KB are exceeded: found when the kernel runs.
