@@ -114,10 +114,10 @@ __global__ void __launch_bounds__(Tile<T>::kThreads, 2) product_kernel(ProductCa
       if (feature0 > 0) __syncthreads();
       // Up to kDepth features of the lanes stay for the whole walk.
       if (rank > G::kDepth || !lanes_staged) {
-        stage_turned<T>(call.a, lane0, lanes, G::kLanes, feature0, depth, a, G::kLanePitch);
+        stage_turned<G::kLanes>(call.a, lane0, lanes, feature0, depth, a, G::kLanePitch);
       }
       lanes_staged = true;
-      stage_turned<T>(call.b, source0, sources, G::kSources, feature0, depth, b, G::kSourcePitch);
+      stage_turned<G::kSources>(call.b, source0, sources, feature0, depth, b, G::kSourcePitch);
       __syncthreads();
       multiply_accumulate<T>(at, a, G::kLanePitch, b, G::kSourcePitch, depth, acc);
     }

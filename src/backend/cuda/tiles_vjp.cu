@@ -39,8 +39,8 @@ __device__ __forceinline__ void add_products(const Place<T>& at, const DeviceMat
   for (Index feature0 = 0; feature0 < p.cols; feature0 += G::kDepth) {
     const int depth = static_cast<int>(min(static_cast<Index>(G::kDepth), p.cols - feature0));
     __syncthreads();  // readers of the areas are done
-    stage_turned<T>(p, row0, rows, G::kLanes, feature0, depth, p_area, G::kLanePitch);
-    stage_turned<T>(q, col0, cols, G::kSources, feature0, depth, q_area, G::kSourcePitch);
+    stage_turned<G::kLanes>(p, row0, rows, feature0, depth, p_area, G::kLanePitch);
+    stage_turned<G::kSources>(q, col0, cols, feature0, depth, q_area, G::kSourcePitch);
     __syncthreads();
     multiply_accumulate<T>(at, p_area, G::kLanePitch, q_area, G::kSourcePitch, depth, acc);
   }
