@@ -34,26 +34,34 @@ endif()
 set(ESPALIER_HAS_CUDA ON)
 message(STATUS "espalier: CUDA ${CUDAToolkit_VERSION} on, for sm_${ESPALIER_CUDA_ARCHITECTURES}")
 
-# espalier_cuda_object(OUTPUT_VARIABLE SOURCE [FLAG...]): a command that compiles one .cu file for every chip.
-function(espalier_cuda_object output source)
-  cmake_path(GET source STEM name)
-  set(object "${CMAKE_CURRENT_BINARY_DIR}/cuda_objects/${name}.o")
+# espalier_nvcc(OUTPUT_VARIABLE LOG): the start of a command line of nvcc; its remarks go to the file LOG. A spill is an error.
+function(espalier_nvcc output log)
   set(chips "")
   list(GET ESPALIER_CUDA_ARCHITECTURES -1 newest)
   foreach(chip IN LISTS ESPALIER_CUDA_ARCHITECTURES)
     list(APPEND chips -gencode "arch=compute_${chip},code=sm_${chip}")
   endforeach()
   list(APPEND chips -gencode "arch=compute_${newest},code=compute_${newest}")
-  set(flags -std=c++20 $<IF:$<CONFIG:Debug>,-O0,-O3> -Werror all-warnings -Xcompiler=-Wall,-Wextra,-fPIC,-fvisibility=hidden)
+  set(flags -std=c++20 -O3 -Werror all-warnings -Xcompiler=-Wall,-Wextra,-fPIC,-fvisibility=hidden
+    -Xptxas=-v,-warn-spills,-warn-lmem-usage,-Werror)
   if(NOT BUILD_SHARED_LIBS)
     list(APPEND flags -DESPALIER_STATIC_DEFINE)
   endif()
-  file(MAKE_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/cuda_objects")
+  set(${output} "${CMAKE_COMMAND}" "-DLOG=${log}" -P "${PROJECT_SOURCE_DIR}/cmake/Nvcc.cmake" -- ${CMAKE_CXX_COMPILER_LAUNCHER}
+    "${CUDAToolkit_NVCC_EXECUTABLE}" -ccbin "${CMAKE_CXX_COMPILER}" ${flags} ${chips} "-I${PROJECT_SOURCE_DIR}/include"
+    "-I${PROJECT_SOURCE_DIR}/src" PARENT_SCOPE)
+endfunction()
+
+# espalier_cuda_object(OUTPUT_VARIABLE SOURCE): a command that compiles one .cu file for every chip.
+function(espalier_cuda_object output source)
+  cmake_path(GET source STEM name)
+  set(folder "${CMAKE_CURRENT_BINARY_DIR}/cuda_objects")
+  set(object "${folder}/${name}.o")
+  file(MAKE_DIRECTORY "${folder}")
+  espalier_nvcc(nvcc "${folder}/${name}.log")
   add_custom_command(OUTPUT "${object}"
-    COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} "${CUDAToolkit_NVCC_EXECUTABLE}" -ccbin "${CMAKE_CXX_COMPILER}" ${flags} ${ARGN} ${chips}
-      "-I${PROJECT_SOURCE_DIR}/include" "-I${PROJECT_SOURCE_DIR}/src" -MD -MF "${object}.d" -MT "${object}"
-      -c "${source}" -o "${object}"
-    DEPENDS "${source}" DEPFILE "${object}.d" COMMENT "nvcc ${name}.cu" VERBATIM)
+    COMMAND ${nvcc} -MD -MF "${object}.d" -MT "${object}" -c "${source}" -o "${object}"
+    DEPENDS "${source}" "${PROJECT_SOURCE_DIR}/cmake/Nvcc.cmake" DEPFILE "${object}.d" COMMENT "nvcc ${name}.cu" VERBATIM)
   set(${output} "${object}" PARENT_SCOPE)
 endfunction()
 

@@ -1,4 +1,4 @@
-# Tests of the CUDA backend beside its emulated ones: defects planted in its own kernels, and a real GPU.
+# Tests of the CUDA backend beside its emulated ones: defects planted in its own kernels, registers and spills, a real GPU.
 # SPDX-License-Identifier: Apache-2.0
 
 # One source is compiled with the defect and linked before the library that holds the sound one; the laws must find it, in each
@@ -22,6 +22,20 @@ endfunction()
 espalier_planted_defect(missing_barrier tiles.cu "laws: longer than a tile<float>")
 espalier_planted_defect(padding fft.cu "laws: one axis<double>")
 espalier_planted_defect(sums_too_early tiles_vjp.cu "laws: one axis<double>")
+
+# What ptxas said while the library was built. Each gate is shown something that it must refuse.
+if(ESPALIER_HAS_CUDA)
+  set(gate "${CMAKE_COMMAND}" "-DLOGS=${PROJECT_BINARY_DIR}/cuda_objects" "-DTABLE=${PROJECT_SOURCE_DIR}/src/backend/cuda/registers.txt"
+    "-DCHIPS=${ESPALIER_CUDA_ARCHITECTURES}")
+  add_test(NAME cuda_registers COMMAND ${gate} -P "${PROJECT_SOURCE_DIR}/cmake/CudaGates.cmake")
+  add_test(NAME cuda_registers_finds_growth COMMAND ${gate} -DGROWTH=1 -P "${PROJECT_SOURCE_DIR}/cmake/CudaGates.cmake")
+  set_tests_properties(cuda_registers_finds_growth PROPERTIES PASS_REGULAR_EXPRESSION "above its budget")
+  espalier_nvcc(nvcc "${CMAKE_CURRENT_BINARY_DIR}/planted_spill.log")
+  add_test(NAME cuda_finds_planted_spill
+    COMMAND ${nvcc} -c "${CMAKE_CURRENT_SOURCE_DIR}/planted_spill.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/planted_spill.o")
+  set_tests_properties(cuda_finds_planted_spill PROPERTIES PASS_REGULAR_EXPRESSION "[Rr]egisters are spilled|bytes spill|[Ss]pill")
+  set_tests_properties(cuda_registers cuda_registers_finds_growth cuda_finds_planted_spill PROPERTIES LABELS cuda)
+endif()
 
 # The same tests on a real GPU (label gpu): compiled against the library that nvcc made. Skipped where there is none.
 if(ESPALIER_HAS_CUDA)
