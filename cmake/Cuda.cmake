@@ -1,7 +1,12 @@
 # The library espalier_cuda: masks and attention for device memory. Kernels are compiled by nvcc through commands of our own, so that
 # consumers need no CUDA language and the C++ standard is passed by hand (CMake 3.25 drops it for nvcc 13 without a word).
 # SPDX-License-Identifier: Apache-2.0
-set(ESPALIER_WITH_CUDA AUTO CACHE STRING "Build espalier::cuda: AUTO (where nvcc and cuFFT are), ON or OFF")
+if(PROJECT_IS_TOP_LEVEL)
+  set(espalier_cuda_default AUTO)
+else()
+  set(espalier_cuda_default OFF)
+endif()
+set(ESPALIER_WITH_CUDA ${espalier_cuda_default} CACHE STRING "Build espalier::cuda: AUTO (where nvcc and cuFFT are), ON or OFF")
 set_property(CACHE ESPALIER_WITH_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(ESPALIER_CUDA_ARCHITECTURES "80;90" CACHE STRING "Chips to compile for; the last one also as PTX for newer chips")
 
