@@ -4,12 +4,13 @@
 
 #include <espalier/core/backend.hpp>
 #include <espalier/core/context.hpp>
-#include <espalier/core/export.hpp>
 #include <espalier/core/low_rank.hpp>
 #include <espalier/core/views.hpp>
 
 #include "backend/elementwise.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -22,7 +23,15 @@ template <class B>
 bool has_fft(const std::vector<Index>& sizes);
 
 // The smallest h >= n whose prime factors are 2, 3, 5 and 7. A line of n is padded to 2 h >= 2 n - 1.
-ESPALIER_EXPORT Index smooth_length(Index n);
+inline Index smooth_length(Index n) {
+  for (Index h = std::max<Index>(1, n);; ++h) {
+    Index rest = h;
+    for (const Index prime : {2, 3, 5, 7}) {
+      while (rest % prime == 0) rest /= prime;
+    }
+    if (rest == 1) return h;
+  }
+}
 
 // Plans of the circulant embedding for M_ij = t[i - j] on a grid n_1 x ... x n_d (core facts: masks/grid.hpp), L = prod n_t,
 // P = prod 2 h_t, h_t = smooth_length(n_t), axes with n_t = 1 left out. Immutable; used by any number of threads at once.
@@ -63,9 +72,16 @@ class ToeplitzFft {
   std::unique_ptr<const State> state_;
 };
 
-// Without making a plan: flops of a product of `columns` columns (two transforms a pair), P, and a bound on a call's memory.
-ESPALIER_EXPORT double toeplitz_fft_flops(const std::vector<Index>& sizes, double columns);
-ESPALIER_EXPORT double toeplitz_fft_points(const std::vector<Index>& sizes);
+// Without making a plan: P, flops of a product of `columns` columns (two transforms a pair), and a bound on a call's memory.
+inline double toeplitz_fft_points(const std::vector<Index>& sizes) {
+  double points = 1;
+  for (const Index n : sizes) points *= n > 1 ? 2.0 * static_cast<double>(smooth_length(n)) : 1.0;
+  return points;
+}
+inline double toeplitz_fft_flops(const std::vector<Index>& sizes, double columns) {
+  const double points = toeplitz_fft_points(sizes);
+  return std::ceil(columns / 2) * 2 * 5 * points * std::log2(std::max(2.0, points));
+}
 template <class B>
 std::size_t toeplitz_fft_bytes(const std::vector<Index>& sizes, Index columns, Index rank, std::size_t element);
 

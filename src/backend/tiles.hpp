@@ -8,6 +8,7 @@
 #include <espalier/core/context.hpp>
 #include <espalier/core/entries.hpp>
 #include <espalier/core/low_rank.hpp>
+#include <espalier/core/options.hpp>
 #include <espalier/core/views.hpp>
 
 #include <cstddef>
@@ -35,5 +36,9 @@ void tile_low_rank_vjp(const Entries<T, B>& m, const LowRankInputs<T, B>& in, co
 // Bounds on the memory that the calls above take.
 template <class B>
 std::size_t tile_low_rank_bytes(Index rows, Index cols, Index rank, Index columns, std::size_t element);
+
+// Speeds of the machine behind a backend, for masks that were not told others.
+template <class B>
+CostModel cost_model();
 
 }  // namespace espalier::backend

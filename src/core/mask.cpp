@@ -19,6 +19,7 @@ Mask<T, B>::Mask(Index rows, Index cols, MaskOptions options) : rows_(rows), col
   if (std::isnan(options_.tolerance) || options_.tolerance >= 1) {
     throw ValueError("tolerance must lie in [0, 1) (negative: the type's default)");
   }
+  if (options_.cost == CostModel{}) options_.cost = backend::cost_model<B>();
 }
 template <class T, class B>
 Mask<T, B>::~Mask() = default;

@@ -22,27 +22,6 @@ bool has_fft<Cpu>(const std::vector<Index>&) {
 #endif
 }
 
-Index smooth_length(Index n) {
-  for (Index h = std::max<Index>(1, n);; ++h) {
-    Index rest = h;
-    for (const Index prime : {2, 3, 5, 7}) {
-      while (rest % prime == 0) rest /= prime;
-    }
-    if (rest == 1) return h;
-  }
-}
-
-double toeplitz_fft_points(const std::vector<Index>& sizes) {
-  double points = 1;
-  for (const Index n : sizes) points *= n > 1 ? 2.0 * static_cast<double>(smooth_length(n)) : 1.0;
-  return points;
-}
-
-double toeplitz_fft_flops(const std::vector<Index>& sizes, double columns) {
-  const double points = toeplitz_fft_points(sizes);
-  return std::ceil(columns / 2) * 2 * 5 * points * std::log2(std::max(2.0, points));
-}
-
 namespace {
 
 // Partial sums are kept per slice of the work, never per thread: the bits do not depend on the thread count. Sixteen slices

@@ -384,6 +384,11 @@ std::size_t tile_low_rank_bytes<Cpu>(Index rows, Index cols, Index rank, Index c
   return static_cast<std::size_t>(elements) * element;
 }
 
+template <>
+CostModel cost_model<Cpu>() {
+  return {};
+}
+
 #define ESPALIER_INSTANTIATE(T)                                                                                            \
   template void tile_multiply_entries_gradient(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, \
                                                const EntriesGradient<T, Cpu>&, Index, const Context<Cpu>&);                \
