@@ -86,10 +86,10 @@ class Comparison:
         """ours: a case of the worker. theirs: a function without arguments, or another case. outputs: [(name of our output,
         function of the peer's result)], compared by `error` and held to `tolerance`. bar: the ratio to reach, or None."""
         peer = (lambda: (self.worker.run(theirs), None)) if isinstance(theirs, str) else (lambda: timed(theirs))
+        warm = rounds > 1
         if self.quick:
             rounds = max(1, rounds // 3)
         our_times, their_times, result = [], [], None
-        warm = rounds > 1
         if warm:
             self.worker.run(ours)
             peer()

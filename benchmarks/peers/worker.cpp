@@ -93,8 +93,8 @@ class Case {
 
 // ---- attention -------------------------------------------------------------------------------------------------------
 
-// Tables of offsets, one a head [H, table], as masks with `border` extra tokens. A call makes them anew from the parameters, as a
-// training step does; keys are kept by with_parameters.
+// Tables of offsets, one a head [H, table], as masks with `border` extra tokens. A call makes them anew from the parameters, as
+// a training step does; keys are kept by with_parameters.
 class TableMasks {
  public:
   explicit TableMasks(const Settings& s) {
@@ -131,8 +131,7 @@ class TableMasks {
 // What softmax and linear attention share: inputs, outputs, gradients.
 class AttentionCase : public Case {
  public:
-  explicit AttentionCase(const Settings& s)
-      : q_(array_of(s, "q")), k_(array_of(s, "k")), v_(array_of(s, "v")), tables_(s) {
+  explicit AttentionCase(const Settings& s) : q_(array_of(s, "q")), k_(array_of(s, "k")), v_(array_of(s, "v")), tables_(s) {
     std::vector<Index> shape = v_.bhld();
     shape[2] = q_.dim(1);
     outputs["out"] = Output(shape);
@@ -148,8 +147,7 @@ class AttentionCase : public Case {
 
  protected:
   AttentionGradients<float> gradients(bool bias) {
-    AttentionGradients<float> g{
-        .q = outputs["q_bar"].view(), .k = outputs["k_bar"].view(), .v = outputs["v_bar"].view()};
+    AttentionGradients<float> g{.q = outputs["q_bar"].view(), .k = outputs["k_bar"].view(), .v = outputs["v_bar"].view()};
     if (tables_.empty()) return g;
     (bias ? g.bias_parameters : g.parameters) = outputs["table_bar"].view().matrix(0, 0);
     return g;
@@ -240,9 +238,7 @@ class ColumnsCase final : public Case {
     outputs["y"] = Output({1, 1, length_, columns_});
     for (Index k = 0; k < length_ * columns_; ++k) x_.push_back(static_cast<float>(k % 251) / 251.0f - 0.5f);
   }
-  void run() override {
-    mask_.multiply({x_.data(), length_, columns_}, outputs["y"].view().matrix(0, 0), kOneThread);
-  }
+  void run() override { mask_.multiply({x_.data(), length_, columns_}, outputs["y"].view().matrix(0, 0), kOneThread); }
 
  private:
   static GridMask<float> mask(Index length) {
@@ -302,8 +298,7 @@ class DiffusionCase final : public Case {
     outputs["y"].exact.resize(x_.exact.size());
   }
   void run() override {
-    const DiffusionMask<double> mask(graph_, time_, GraphOperator::laplacian,
-                                     {.engine = "chebyshev", .tolerance = tolerance_});
+    const DiffusionMask<double> mask(graph_, time_, GraphOperator::laplacian, {.engine = "chebyshev", .tolerance = tolerance_});
     mask.multiply({x_.exact.data(), x_.dim(1), x_.dim(0)}, {outputs["y"].exact.data(), x_.dim(1), x_.dim(0)}, kOneThread);
   }
 
