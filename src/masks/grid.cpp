@@ -204,7 +204,7 @@ std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
 
 template <class T, class B>
 void GridMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
-  if (this->report({.columns = x.cols}).engine == "direct") {
+  if (this->runs_by_tiles({.columns = x.cols})) {
     this->apply_by_tiles(x, y, transpose, context);
   } else {
     state_->fft().multiply(values_->spectrum(*state_), x, y, transpose, context);
@@ -215,7 +215,7 @@ template <class T, class B>
 void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar,
                                             VectorView<T, B> parameter_bar, const Context<B>& context) const {
   if (parameters().empty()) return;
-  if (this->report({.columns = x.cols}).engine == "direct") {
+  if (this->runs_by_tiles({.columns = x.cols})) {
     Mask<T, B>::add_parameter_gradient(x, y_bar, parameter_bar, context);
     return;
   }
@@ -228,7 +228,7 @@ void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView
 template <class T, class B>
 void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                     const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
+  if (this->runs_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     this->low_rank_by_tiles(in, out, transpose, context);
   } else {
     state_->fft().multiply_low_rank(values_->spectrum(*state_), in, out, transpose, context);
@@ -238,7 +238,7 @@ void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRank
 template <class T, class B>
 void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
+  if (this->runs_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
     return;
   }

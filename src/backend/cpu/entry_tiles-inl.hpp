@@ -104,16 +104,24 @@ EntryTile<T> offset_tile(const EntryPlan<T>& plan, Index i0, Index ni, Index j0,
     const Index end = std::max(a, b) + (ni + kPanel<T> - 1) / kPanel<T> * kPanel<T>;
     if (even && end <= plan.m.table_size) return {plan.table + a, step, false};
   }
-  Index highest = sj * kj[0];
-  for (Index j = 1; j < nj; ++j) highest = std::max(highest, sj * kj[j]);
+  Index at[kTileSources], highest = sj * kj[0];
+  for (Index j = 0; j < nj; ++j) {
+    at[j] = sj * kj[j];
+    highest = std::max(highest, at[j]);
+  }
   for (Index i = 0; i < ni;) {
     const Index end = i == 0 ? first_end : run_end(i), length = end - i, whole = padded_lanes<T>(length);
     const Index from = plan.offset + si * ki[i];
     // Runs of 14 (an image of 14 x 14 patches) are one whole vector each: what it writes too far, the next run overwrites.
-    if (i + whole <= kTileLanes && from + highest + whole <= plan.m.table_size) {
-      for (Index j = 0; j < nj; ++j) copy_vectors(plan.table + from + sj * kj[j], length, out + j * stride + i);
+    const T* source = plan.table + from;
+    T* to = out + i;
+    if (i + whole > kTileLanes || from + highest + whole > plan.m.table_size) {
+      for (Index j = 0; j < nj; ++j) copy_lanes(source + at[j], length, to + j * stride);
+    } else if (whole == kLanes<T>) {
+      const Wide<T> d;
+      for (Index j = 0; j < nj; ++j, to += stride) hn::StoreU(hn::LoadU(d, source + at[j]), d, to);
     } else {
-      for (Index j = 0; j < nj; ++j) copy_lanes(plan.table + from + sj * kj[j], length, out + j * stride + i);
+      for (Index j = 0; j < nj; ++j) copy_vectors(source + at[j], length, to + j * stride);
     }
     i = end;
   }

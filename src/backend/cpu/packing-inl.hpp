@@ -229,6 +229,15 @@ void pack_columns(MatrixView<const T, Cpu> x, Index first, Index count, T factor
   }
 }
 
+// Asks for rows that will be packed a little later.
+template <class T>
+void prefetch_rows(MatrixView<const T, Cpu> x, Index first, Index count) {
+  constexpr Index line = static_cast<Index>(64 / sizeof(T));
+  for (Index i = first; i < first + count; ++i) {
+    for (Index k = 0; k < x.cols; k += line) __builtin_prefetch(x.row(i) + k);
+  }
+}
+
 // Rows padded with zeros to whole vectors: y[i * padded_lanes(x.cols) + k] = factor * x(first + i, k).
 template <class T>
 void pack_padded(MatrixView<const T, Cpu> x, Index first, Index count, T factor, T* y) {

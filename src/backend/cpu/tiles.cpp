@@ -63,6 +63,8 @@ TileGeometry geometry(int bytes) {
 template <class T>
 void pack_sources(const ForwardCall<T>& call, Index j0, Index nj) {
   const Index at = j0 - call.source_begin;
+  // Asked for while the rows of b are packed: 50 KB that would come line by line.
+  if (call.a) prefetch_rows(call.x, j0, nj);
   if (call.a) pack_rows(call.b, j0, nj, call.b_packed + at * call.b.cols);
   pack_columns(call.x, j0, nj, call.a ? T(1) : call.plan->folded_scale, call.x_packed + at * padded_rows(call.x.cols));
 }
