@@ -82,9 +82,11 @@ class Comparison:
         self.worker, self.quick = worker, quick
         self._records = records
 
-    def measure(self, title, peer_name, ours, theirs, *, flops=0.0, rounds=9, outputs=(), tolerance=0.0, bar=None, note=""):
+    def measure(self, title, peer_name, ours, theirs, *, flops=0.0, rounds=9, outputs=(), tolerance=0.0, bar=None, trim=None,
+                note=""):
         """ours: a case of the worker. theirs: a function without arguments, or another case. outputs: [(name of our output,
-        function of the peer's result)], compared by `error` and held to `tolerance`. bar: the ratio to reach, or None."""
+        function of the peer's result)], compared by `error` and held to `tolerance`. trim: {name: function of our output}, what of
+        it the peer has. bar: the ratio to reach, or None."""
         peer = (lambda: (self.worker.run(theirs), None)) if isinstance(theirs, str) else (lambda: timed(theirs))
         warm = rounds > 1
         if self.quick:
@@ -107,7 +109,9 @@ class Comparison:
                 record[f"{side}_{clock}"] = min(values)
                 record[f"{side}_{clock}_median"] = statistics.median(values)
         if outputs:
-            errors = [error(self.worker.output(ours, name), theirs_of(result)) for name, theirs_of in outputs]
+            keep = trim or {}
+            errors = [error(keep.get(name, lambda x: x)(self.worker.output(ours, name)), theirs_of(result))
+                      for name, theirs_of in outputs]
             record["error"] = max(errors)
             if not max(errors) <= tolerance:
                 raise SystemExit(f"{title}: {peer_name} and we differ by {errors}, more than {tolerance}")
@@ -116,7 +120,7 @@ class Comparison:
         self._records.flush()
         met = "" if bar is None else ("  met" if record["ratio"] >= bar else "  MISSED") + f" (bar {bar:g})"
         peak = record["peak"]
-        print(f"{title:66s} {peer_name:26s} ours {1e3 * record['ours_cpu']:9.2f} ms ({flops / record['ours_cpu'] / peak:.3f})"
+        print(f"{title:68s} {peer_name:27s} ours {1e3 * record['ours_cpu']:9.2f} ms ({flops / record['ours_cpu'] / peak:.3f})"
               f"  peer {1e3 * record['theirs_cpu']:9.2f} ms ({flops / record['theirs_cpu'] / peak:.3f})"
               f"  ratio {record['ratio']:7.2f}  wall {record['theirs_wall'] / record['ours_wall']:7.2f}"
               f"{'' if record['error'] is None else '  error %.1e' % record['error']}{met}", flush=True)
