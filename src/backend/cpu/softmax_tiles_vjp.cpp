@@ -155,11 +155,14 @@ class SoftmaxBackward {
       const Index first_row = i0 + i + h.head.causal_shift;
       rules.causal = h.head.causal && j0 + j + nj - 1 > first_row;
       rules.first_lane = j0 + j - first_row;
-      if (rules.mask || h.mask_sink || h.bias_sink) {
-        panel<true>(h, i, j, nj, rules);
-      } else {
-        panel<false>(h, i, j, nj, rules);
-      }
+      with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
+        constexpr int V = vectors;
+        if (rules.mask || h.mask_sink || h.bias_sink) {
+          panel<V, true>(h, i, j, nj, rules);
+        } else {
+          panel<V, false>(h, i, j, nj, rules);
+        }
+      });
     }
     if (stripe_.k_bar) add_sources(ni, nj, s_.data(), q_padded_.data(), depth_lanes_, k_sums_.data() + j * depth_lanes_);
     if (stripe_.v_bar) add_sources(ni, nj, p_.data(), o_padded_.data(), value_lanes_, v_sums_.data() + j * value_lanes_);
@@ -176,9 +179,9 @@ class SoftmaxBackward {
     add_entry_gradient(plan, i0, ni, j0, nj, d, sink, gradient_block_.data());
   }
 
-  // P and S of the panel that starts at lane i of the strip, and q_bar's product.
-  template <bool kEntries>
-  void panel(const SoftmaxStripeHead<T>& h, Index i, Index j, Index nj, const PanelRules<T>& rules) {
+  // P and S of the first V vectors of the panel that starts at lane i of the strip, and q_bar's product.
+  template <int V, bool kEntries>
+  HWY_NOINLINE void panel(const SoftmaxStripeHead<T>& h, Index i, Index j, Index nj, const PanelRules<T>& rules) {
     T* p = p_.data() + i * kTileSources;
     T* s = s_.data() + i * kTileSources;
     const T* k = k_rows_.data() + j * depth_;
@@ -187,34 +190,34 @@ class SoftmaxBackward {
       with_tile_rows(nj - r, [&](auto height) HWY_ATTR {
         constexpr int R = height;
         if (rules.bias) {
-          rules.general() ? score_tile<R, true, true>(i, r, nj, rules, k, p)
-                          : score_tile<R, true, false>(i, r, nj, rules, k, p);
+          rules.general() ? score_tile<R, V, true, true>(i, r, nj, rules, k, p)
+                          : score_tile<R, V, true, false>(i, r, nj, rules, k, p);
         } else {
-          rules.general() ? score_tile<R, false, true>(i, r, nj, rules, k, p)
-                          : score_tile<R, false, false>(i, r, nj, rules, k, p);
+          rules.general() ? score_tile<R, V, false, true>(i, r, nj, rules, k, p)
+                          : score_tile<R, V, false, false>(i, r, nj, rules, k, p);
         }
-        weight_tile<R, kEntries>(h, i, r, nj, rules, v, p, s);
+        weight_tile<R, V, kEntries>(h, i, r, nj, rules, v, p, s);
         k += R * depth_;
         v += R * values_;
       });
     }
     if (h.q_bar) {
-      add_columns<2>(nj, k_columns_.data() + j * depth_rows_, depth_, s, kPanel<T>, q_sums_.data() + i * depth_rows_);
+      add_columns<V>(nj, k_columns_.data() + j * depth_rows_, depth_, s, kPanel<T>, q_sums_.data() + i * depth_rows_);
     }
   }
 
-  template <int R, bool kBias, bool kGeneral>
+  template <int R, int V, bool kBias, bool kGeneral>
   HWY_INLINE void score_tile(Index i, Index j, Index nj, const PanelRules<T>& rules, const T* HWY_RESTRICT k,
                              T* HWY_RESTRICT p) {
     const Wide<T> d;
-    Accumulator<T, R, 2> acc;
+    Accumulator<T, R, V> acc;
     clear(acc);
-    multiply_accumulate(depth_, k, 1, R, q_lanes_.data() + i * depth_, kPanel<T>, acc);
+    multiply_accumulate<T, R, V>(depth_, k, 1, R, q_lanes_.data() + i * depth_, kPanel<T>, acc);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       if (j + r < nj) {
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
+        for (int v = 0; v < V; ++v) {
           hn::Store(apply_rules<kBias, kGeneral>(rules, j + r, v * kLanes<T>, acc.c[r][v]), d,
                     p + (j + r) * kPanel<T> + v * kLanes<T>);
         }
@@ -223,18 +226,18 @@ class SoftmaxBackward {
   }
 
   // p: scores in, P out. The exponentials run on results that wait in memory while this tile's product is in registers.
-  template <int R, bool kEntries>
+  template <int R, int V, bool kEntries>
   HWY_INLINE void weight_tile(const SoftmaxStripeHead<T>& h, Index i, Index j, Index nj, const PanelRules<T>& rules,
                               const T* HWY_RESTRICT v_rows, T* HWY_RESTRICT p, T* HWY_RESTRICT s) {
     const Wide<T> d;
-    Accumulator<T, R, 2> acc;
+    Accumulator<T, R, V> acc;
     clear(acc);
-    multiply_accumulate(values_, v_rows, 1, R, o_lanes_.data() + i * values_, kPanel<T>, acc);
+    multiply_accumulate<T, R, V>(values_, v_rows, 1, R, o_lanes_.data() + i * values_, kPanel<T>, acc);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       if (j + r < nj) {
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
+        for (int v = 0; v < V; ++v) {
           const Index l = v * kLanes<T>, at = (j + r) * kPanel<T> + l;
           auto w = exp2<true, T>(hn::Sub(hn::Load(d, p + at), hn::Load(d, log_sums_.data() + i + l)));
           const auto u = hn::Sub(acc.c[r][v], hn::Load(d, deltas_.data() + i + l));
