@@ -29,6 +29,7 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -49,10 +50,24 @@ using Settings = std::map<std::string, std::string>;
 
 const Context<Cpu> kOneThread{.threads = 1};
 
+// Whole cache lines, as the peers' own arrays are.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  LineAllocator() = default;
+  template <class U>
+  LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(std::size_t n) { return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{64})); }
+  void deallocate(T* p, std::size_t) { ::operator delete (p, std::align_val_t{64}); }
+  friend bool operator==(const LineAllocator&, const LineAllocator&) { return true; }
+};
+template <class T>
+using Values = std::vector<T, LineAllocator<T>>;
+
 struct Array {
   std::vector<Index> shape;
   std::vector<double> exact;  // double, for masks and diffusion
-  std::vector<float> values;
+  Values<float> values;
 
   Index dim(std::size_t from_end) const { return from_end < shape.size() ? shape[shape.size() - 1 - from_end] : 1; }
   std::vector<Index> bhld() const { return {dim(3), dim(2), dim(1), dim(0)}; }
@@ -76,7 +91,7 @@ std::vector<Index> sizes_of(const std::string& text) {
 
 struct Output {
   std::vector<Index> shape;
-  std::vector<float> values;
+  Values<float> values;
   std::vector<double> exact;
 
   Output() = default;
@@ -249,7 +264,7 @@ class ColumnsCase final : public Case {
   }
   Index length_, columns_;
   GridMask<float> mask_;
-  std::vector<float> x_;
+  Values<float> x_;
 };
 
 #if ESPALIER_HAS_FFTW
@@ -352,7 +367,8 @@ std::string read_array(const std::string& name, const std::string& path) {
   if (file.type == NpyType::float64) {
     a.exact = convert<double>(file);
   } else {
-    a.values = convert<float>(file);
+    const std::vector<float> values = convert<float>(file);
+    a.values.assign(values.begin(), values.end());
   }
   return "{}";
 }
