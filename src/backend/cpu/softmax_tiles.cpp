@@ -5,6 +5,7 @@
 #include "backend/cpu/parallel.hpp"
 #include "backend/cpu/softmax_head.hpp"
 #include "backend/cpu/targets.hpp"
+#include "backend/cpu/tile_geometry.hpp"
 
 #include <cmath>
 
@@ -33,12 +34,13 @@ class SoftmaxForward {
         value_rows_(padded_rows(values_)),
         panels_((rows.count + kPanel<T> - 1) / kPanel<T>),
         block_(key_block<T>(head_.k.rows)),
+        own_values_(own_columns(head_.q.rows, head_.v, value_rows_)),
         queries_(panels_ * depth_ * kPanel<T>),
         sums_(panels_ * value_rows_ * kPanel<T>),
         maxima_(panels_ * kPanel<T>),
         weights_(panels_ * kPanel<T>),
         keys_(padded_rows(block_) * depth_),
-        packed_values_(value_rows_ * block_),
+        packed_values_(own_values_ ? 0 : value_rows_ * block_),
         scores_(padded_rows(block_) * kPanel<T>),
         entries_(2 * kTileScratch) {}
 
@@ -50,11 +52,13 @@ class SoftmaxForward {
     for (Index j0 = 0; j0 < head_.k.rows; j0 += block_) {
       const Index nj = head_.visible(rows_.first + rows_.count - 1, j0, std::min(block_, head_.k.rows - j0));
       if (nj == 0) break;
-      packed_keys_ = nj;
+      packed_keys_ = nj, first_key_ = j0;
+      if (own_values_) prefetch_rows<false>(head_.v, j0, nj);
       pack_rows(head_.k, j0, nj, keys_.data());
-      pack_columns(head_.v, j0, nj, T(1), packed_values_.data());
+      if (!own_values_) pack_columns(head_.v, j0, nj, T(1), packed_values_.data());
       for (Index i = 0; i < rows_.count; i += kTileLanes) strip(i, std::min(kTileLanes, rows_.count - i), j0, nj);
     }
+    prefetch_rows<true>(rows_.out, rows_.first, rows_.count);
     for (Index p = 0; p < panels_; ++p) finish(p);
   }
 
@@ -116,7 +120,7 @@ class SoftmaxForward {
     }
     exponentials<V, kGeneral>(p, n, rules, most, factor);
     T* sums = sums_.data() + p * value_rows_ * kPanel<T>;
-    const T* values = packed_values_.data();
+    const T* values = own_values_ ? head_.v.row(first_key_) : packed_values_.data();
     for (Index c = 0; c < values_; c += kRows) {
       with_tile_rows(values_ - c, [&](auto height) HWY_ATTR {
         constexpr int R = height();
@@ -128,8 +132,13 @@ class SoftmaxForward {
             acc.c[r][v] = hn::Mul(factor[v], hn::LoadU(d, sums + (c + r) * kPanel<T> + v * kLanes<T>));
           }
         }
-        multiply_accumulate<T, R, V>(n, values, 1, R, scores_.data(), kPanel<T>, acc);
-        values += R * packed_keys_;
+        if (own_values_) {
+          multiply_accumulate<T, R, V>(n, values, 1, head_.v.row_stride, scores_.data(), kPanel<T>, acc);
+          values += R;
+        } else {
+          multiply_accumulate<T, R, V>(n, values, 1, R, scores_.data(), kPanel<T>, acc);
+          values += R * packed_keys_;
+        }
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -214,7 +223,9 @@ class SoftmaxForward {
 
   const SoftmaxRows<T>& rows_;
   const SoftmaxHead<T>& head_;
-  Index depth_, values_, value_rows_, panels_, block_, packed_keys_ = 0;
+  Index depth_, values_, value_rows_, panels_, block_;
+  bool own_values_;
+  Index packed_keys_ = 0, first_key_ = 0;
   Buffer<T, Cpu> queries_, sums_, maxima_, weights_, keys_, packed_values_, scores_, entries_;
 };
 

@@ -202,7 +202,8 @@ class SoftmaxBackward {
       });
     }
     if (h.q_bar) {
-      add_columns<V>(nj, k_columns_.data() + j * depth_rows_, depth_, s, kPanel<T>, q_sums_.data() + i * depth_rows_);
+      add_columns<V>(nj, Columns<T>{k_columns_.data() + j * depth_rows_}, depth_, s, kPanel<T>,
+                     q_sums_.data() + i * depth_rows_);
     }
   }
 
