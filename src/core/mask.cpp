@@ -163,6 +163,27 @@ Report Mask<T, B>::tile_report(Shape shape, const std::string& engine) const {
   return r;
 }
 
+namespace {
+
+bool is_tile_engine(const std::string& engine) {
+  return engine == "direct" || engine == "dense";
+}
+
+}  // namespace
+
+template <class T, class B>
+bool Mask<T, B>::runs_by_tiles(Shape shape) const {
+  constexpr std::uint64_t kKnown = std::uint64_t{1} << 63, kTiles = std::uint64_t{1} << 62;
+  constexpr Index kLimit = Index{1} << 31;
+  const bool keeps = shape.heads == 1 && shape.columns >= 0 && shape.columns < kLimit && shape.rank >= 0 && shape.rank < kLimit;
+  const std::uint64_t key = kKnown | static_cast<std::uint64_t>(shape.columns) << 31 | static_cast<std::uint64_t>(shape.rank);
+  const std::uint64_t last = last_choice_.word.load(std::memory_order_relaxed);
+  if (keeps && (last & ~kTiles) == key) return (last & kTiles) != 0;
+  const bool tiles = is_tile_engine(report(shape).engine);
+  if (keeps) last_choice_.word.store(tiles ? key | kTiles : key, std::memory_order_relaxed);
+  return tiles;
+}
+
 // ---- default hooks ---------------------------------------------------------------------------------------------------
 
 template <class T, class B>
@@ -189,14 +210,6 @@ template <class T, class B>
 std::shared_ptr<const Mask<T, B>> Mask<T, B>::with_parameters(std::span<const double>) const {
   throw ValueError("this mask has no parameters");
 }
-
-namespace {
-
-bool is_tile_engine(const std::string& engine) {
-  return engine == "direct" || engine == "dense";
-}
-
-}  // namespace
 
 template <class T, class B>
 void Mask<T, B>::apply_by_tiles(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
@@ -241,7 +254,7 @@ void Mask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<con
 template <class T, class B>
 void Mask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                 const Context<B>& context) const {
-  if (is_tile_engine(report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine)) {
+  if (runs_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     low_rank_by_tiles(in, out, transpose, context);
   } else {
     low_rank_by_panels(in, out, transpose, context);
@@ -289,7 +302,7 @@ template <class T, class B>
 void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                     const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
   const Index m = in.a.cols, c = in.x.cols;
-  const bool tiles = is_tile_engine(report({.columns = c, .rank = std::max<Index>(1, m)}).engine);
+  const bool tiles = runs_by_tiles({.columns = c, .rank = std::max<Index>(1, m)});
   if (tiles) return low_rank_vjp_by_tiles(in, cotangents, gradients, context);
   const bool with_y = static_cast<bool>(cotangents.y), with_r = static_cast<bool>(cotangents.row_sum);
   if (gradients.x) {

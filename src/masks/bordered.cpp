@@ -133,7 +133,7 @@ std::shared_ptr<const Mask<T, B>> BorderedMask<T, B>::with_parameters(std::span<
 
 template <class T, class B>
 bool BorderedMask<T, B>::by_tiles(Shape shape) const {
-  return is_tile_engine(this->report(shape).engine) && inner_->entries().kind != EntryKind::none;
+  return this->runs_by_tiles(shape) && inner_->entries().kind != EntryKind::none;
 }
 
 template <class T, class B>

@@ -265,8 +265,8 @@ Report GridMask<T, B>::fft_report(Shape shape) const {
 
 template <class T, class B>
 void GridMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
+  if (this->runs_by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
   const std::string engine = this->report({.columns = x.cols}).engine;
-  if (engine == "direct") return this->apply_by_tiles(x, y, transpose, context);
   if (engine == "fft") return state_->fft().multiply(values_->spectrum(*state_, context), x, y, transpose, context);
   if constexpr (backend::has_chunked<B>()) values_->sequence->multiply(engine, x, y, transpose, context);
 }
@@ -276,7 +276,7 @@ template <class T, class B>
 void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar,
                                             VectorView<T, B> parameter_bar, const Context<B>& context) const {
   if (parameters().empty()) return;
-  if (this->report({.columns = x.cols}).engine == "direct" || !backend::has_fft<B>(state_->sizes)) {
+  if (this->runs_by_tiles({.columns = x.cols}) || !backend::has_fft<B>(state_->sizes)) {
     Mask<T, B>::add_parameter_gradient(x, y_bar, parameter_bar, context);
     return;
   }
@@ -289,8 +289,9 @@ void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView
 template <class T, class B>
 void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                     const Context<B>& context) const {
-  const std::string engine = this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine;
-  if (engine == "direct") return this->low_rank_by_tiles(in, out, transpose, context);
+  const Shape shape{.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)};
+  if (this->runs_by_tiles(shape)) return this->low_rank_by_tiles(in, out, transpose, context);
+  const std::string engine = this->report(shape).engine;
   if (engine == "fft") {
     return state_->fft().multiply_low_rank(values_->spectrum(*state_, context), in, out, transpose, context);
   }
@@ -300,8 +301,9 @@ void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRank
 template <class T, class B>
 void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
-  const std::string engine = this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine;
-  if (engine == "direct") return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
+  const Shape shape{.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)};
+  if (this->runs_by_tiles(shape)) return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
+  const std::string engine = this->report(shape).engine;
   const bool learns = gradients.parameters && gradients.parameters.size > 0;
   if constexpr (backend::has_chunked<B>()) {
     if (engine != "fft") {

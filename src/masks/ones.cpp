@@ -49,7 +49,7 @@ Index OnesMask<T, B>::shift(bool transpose) const {
 
 template <class T, class B>
 void OnesMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
-  if (this->report({.columns = x.cols}).engine == "direct") return this->apply_by_tiles(x, y, transpose, context);
+  if (this->runs_by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
   if constexpr (backend::has_state_products<B>) {
     if (transpose) {
       backend::prefix_sums<T, B>(backend::reversed(x), shift(true), backend::reversed(y), context);
@@ -86,7 +86,7 @@ void OnesMask<T, B>::by_state(const Operands& in, MatrixView<T, B> y, MatrixView
 template <class T, class B>
 void OnesMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                     const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
+  if (this->runs_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     return this->low_rank_by_tiles(in, out, transpose, context);
   }
   by_state({{in.a}, {in.b}, {in.x, static_cast<bool>(out.row_sum)}}, out.y, one_column(out.row_sum), transpose, context);
@@ -97,7 +97,7 @@ void OnesMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRank
 template <class T, class B>
 void OnesMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
+  if (this->runs_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
   }
   const bool with_y = static_cast<bool>(cotangents.y), with_r = static_cast<bool>(cotangents.row_sum);

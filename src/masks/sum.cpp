@@ -80,7 +80,7 @@ std::shared_ptr<const Mask<T, B>> SumMask<T, B>::with_parameters(std::span<const
 
 template <class T, class B>
 bool SumMask<T, B>::by_tiles(Shape shape) const {
-  return source_ && is_tile_engine(this->report(shape).engine);
+  return source_ && this->runs_by_tiles(shape);
 }
 
 template <class T, class B>

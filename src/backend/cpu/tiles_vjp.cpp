@@ -204,7 +204,7 @@ void backward_tile(const BackwardCall<T>& call, const Stripe<T>& stripe, const S
       const Combination<T> to{mask, tile.j_step, call.need_s() ? s : nullptr, w, gradient, call.want_x};
       combine_panel<V>(c, scratch + at.x_rows + source * c, scratch + at.y_lanes + i * c, scratch + at.r + i, nj, to);
       if (!call.want_a) return;
-      add_columns<V>(nj, scratch + at.b_columns + source * padded_rows(m), m, w, kPanel<T>,
+      add_columns<V>(nj, Columns<T>{scratch + at.b_columns + source * padded_rows(m)}, m, w, kPanel<T>,
                      scratch + at.a_bar + i * padded_rows(m));
     });
   }
