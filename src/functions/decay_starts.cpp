@@ -50,7 +50,9 @@ class Spectrum {
     std::array<Complex, kMoments> taylor;
     taylor[0] = std::polar(1.0, -31.5 * w);
     for (std::size_t p = 1; p < kMoments; ++p) taylor[p] = taylor[p - 1] * Complex(0, -32 * w / static_cast<double>(p));
-    Complex sum = 0;
+    // At a high frequency the sum is far smaller than its parts: added up in long double it keeps the digits that a tolerance
+    // of 1e-12 asks for.
+    std::complex<long double> sum = 0;
     const auto turn = static_cast<std::uint64_t>(2 * f_.size());
     for (std::size_t b = 0; b * kBlock < f_.size(); ++b) {
       double re = 0, im = 0;
@@ -66,7 +68,7 @@ class Spectrum {
       const auto steps = static_cast<std::uint64_t>(k) * (b * kBlock) % turn;
       sum += std::polar(1.0, -frequency(static_cast<Index>(steps))) * Complex(re, im);
     }
-    return sum;
+    return {static_cast<double>(sum.real()), static_cast<double>(sum.imag())};
   }
 
  private:
@@ -140,13 +142,46 @@ class Integral {
 };
 
 // Odd numbers from 1 on, evenly spaced in the logarithm, below `end`.
-std::vector<double> odd_numbers(double end) {
-  constexpr double kPerDecade = 12;
+std::vector<double> odd_numbers(double end, double per_decade = 12) {
   std::vector<double> out;
-  for (double at = 1; at < end; at *= std::pow(10, 1 / kPerDecade)) {
+  for (double at = 1; at < end; at *= std::pow(10, 1 / per_decade)) {
     const double k = 2 * std::floor(0.5 * at) + 1;
     if (out.empty() || k > out.back()) out.push_back(k);
   }
+  return out;
+}
+
+// odd_numbers, and around each of the highest peaks of the spectrum two sequences of distances from the peak, evenly spaced in
+// the logarithm too: near i w a decay is as multi-scale as near 0.
+std::vector<double> odd_numbers_near_peaks(const Spectrum& spectrum, double end) {
+  constexpr std::size_t kPeaks = 3;
+  const std::vector<double> scan = odd_numbers(end, 60);
+  std::vector<double> height;
+  for (const double k : scan) height.push_back(std::abs(spectrum(static_cast<Index>(k))));
+  std::vector<std::size_t> peaks;
+  for (std::size_t i = 2; i + 1 < scan.size(); ++i) {
+    if (height[i] > height[i - 1] && height[i] > height[i + 1]) peaks.push_back(i);
+  }
+  std::sort(peaks.begin(), peaks.end(), [&](std::size_t a, std::size_t b) { return height[a] > height[b]; });
+  if (peaks.size() > kPeaks) peaks.resize(kPeaks);
+  std::vector<double> out = odd_numbers(end);
+  for (const std::size_t i : peaks) {
+    // The top of the peak, by halving steps along the odd numbers.
+    double top = scan[i], most = height[i];
+    for (double step = std::floor(0.25 * (scan[i + 1] - scan[i - 1])) * 2; step >= 2; step = std::floor(0.25 * step) * 2) {
+      for (const double k : {top - step, top + step}) {
+        if (k < 1 || k >= end) continue;
+        const double h = std::abs(spectrum(static_cast<Index>(k)));
+        if (h > most) most = h, top = k;
+      }
+    }
+    for (const double gap : odd_numbers(0.5 * top)) {
+      out.push_back(top - gap + 1), out.push_back(top + gap + 1);
+    }
+  }
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  out.erase(std::lower_bound(out.begin(), out.end(), end), out.end());
   return out;
 }
 
@@ -166,7 +201,7 @@ struct LoewnerStart::Points {
   }
 };
 
-LoewnerStart::LoewnerStart(Problem& p) : integers_(p.integers) {
+LoewnerStart::LoewnerStart(Problem& p, bool refined) : integers_(p.integers) {
   Points points;
   // A component c exp(-s d) adds up to c / s; in units of what is allowed at distances about 1 / w.
   const auto weight = [&](double w) {
@@ -181,7 +216,7 @@ LoewnerStart::LoewnerStart(Problem& p) : integers_(p.integers) {
     slowest_ = 0.01 / n;
     fastest_ = p.first > 0 ? std::min(20 / p.first, 40.0) : 40.0;
     const Spectrum spectrum(f);
-    for (const double k : odd_numbers(0.95 * n)) {
+    for (const double k : refined ? odd_numbers_near_peaks(spectrum, 0.95 * n) : odd_numbers(0.95 * n)) {
       const double w = spectrum.frequency(static_cast<Index>(k));
       const Complex at(0, std::tan(0.5 * w));
       points.add(at, spectrum(static_cast<Index>(k)) / (1.0 + at), weight(w));

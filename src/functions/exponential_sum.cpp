@@ -53,7 +53,13 @@ class Search {
     take_samples(p_);
     if (options_.start && refit()) return done();
     if (jets()) return done();
-    shortest();
+    const std::string known = notes_;
+    shortest(false);
+    // A second look costs as much again: not for what needs as many samples as it has distances.
+    if (!best_.met && p_.integers && p_.samples.needed < static_cast<Index>(p_.all.size() / 4)) {
+      tried_.clear(), notes_ = known, work_before_ = p_.work;
+      shortest(true);
+    }
     return done();
   }
 
@@ -196,8 +202,8 @@ class Search {
   }
 
   // Up from the numerical rank until the tolerance is met, then down until it is not.
-  void shortest() {
-    const fitting::LoewnerStart loewner(p_);
+  void shortest(bool refined) {
+    const fitting::LoewnerStart loewner(p_, refined);
     const auto& sigma = loewner.singular_values();
     const Index limit = best_.met ? best_.sum.slots() - 1 : p_.max_slots;
     const Index order = loewner.order(1);
@@ -217,7 +223,7 @@ class Search {
       const double excess = with(slots, loewner).solution.excess;
       stuck = excess < 0.5 * least ? 0 : stuck + 1;
       if (excess < least) least = excess, closest_ = slots;
-      if (slots == limit || stuck >= 4 || p_.work > kSearchWork) {
+      if (slots == limit || stuck >= 4 || p_.work - work_before_ > kSearchWork) {
         if (best_.met) return;
         note("polished sums of up to " + std::to_string(slots) + " slots " +
              (least > 1 ? "miss the tolerance " + number(least) + " times"
@@ -258,6 +264,7 @@ class Search {
   ExponentialFit best_;
   std::map<Index, Tried> tried_;
   Index closest_ = 1;
+  double work_before_ = 0;
   std::string notes_;
 };
 

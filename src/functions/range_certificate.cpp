@@ -15,6 +15,7 @@ constexpr double kEps = std::numeric_limits<double>::epsilon();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kPi = 3.14159265358979323846;
 constexpr int kDegree = 15, kNodes = 64;
+constexpr double kGrowth = 1.072;  // 1 / cos(15 pi / 128), rounded up
 // A sum that needs more pieces than this oscillates or jumps too much to be bounded; it then has no certificate.
 constexpr int kMostPieces = 8192;
 
@@ -79,7 +80,7 @@ class RangeCheck {
     }
     const double c = 0.5 * (a + b), h = 0.5 * (b - a);
     // A function that is a polynomial of degree 15 up to `remainder` (Cauchy: M (h / R)^16 / (1 - h / R) on a disc of radius R)
-    // is at most 1 / cos(pi 15 / 128) = 1.073 times its largest value at 64 Chebyshev nodes, remainder apart.
+    // is at most 1 / cos(pi 15 / 128) = 1.0719 times its largest value at 64 Chebyshev nodes, remainder apart.
     double remainder = kInfinity, remainder_f = kInfinity;
     for (const double ratio : {4.0, 8.0, 16.0, 2.5}) {
       const double r = ratio * h, factor = std::pow(ratio, -(kDegree + 1)) / (1 - 1 / ratio);
@@ -87,25 +88,24 @@ class RangeCheck {
       remainder_f = std::min(remainder_f, f);
       remainder = std::min(remainder, f + disc_bound(sum_, c, r) * factor);
     }
-    double error = 0, slack = 0, least = kInfinity, most = 0;
+    double error = 0, slack = 0, low = kInfinity, high = -kInfinity;
     Index negative = 0;
     for (const double cosine : cosine_) {
       const double d = std::clamp(c + h * cosine, a, b), y = (*p_.f)(d), s = sum_(d);
       ++p_.evaluations;
       error = std::max(error, std::abs(s - y));
-      least = std::min(least, std::abs(y)), most = std::max(most, std::abs(y));
+      low = std::min(low, y), high = std::max(high, y);
       negative += y >= 0 && s < 0;
     }
+    const double most = std::max(std::abs(low), std::abs(high));
     slack = rounding(b, most);
-    constexpr double kGrowth = 1.0741;  // 1 / cos(15 pi / 128)
     const double bound = kGrowth * (error + slack + remainder) + remainder;
-    // |f| between the nodes: the same polynomial argument for f itself, about its value at the centre.
-    const double tight = std::max(1e-3 * error, 1e-2 * p_.tolerance * std::max(least, 1e-7 * largest_seen()));
+    const double tight = std::max(1e-3 * error, 1e-2 * p_.tolerance * std::max(nearest(low, high), 1e-7 * largest_seen()));
     if (depth < 60 && h > 0 && !(remainder <= std::max(tight, 0.5 * slack))) {
       if (const double jump = p_.f->variation(a, b); std::isfinite(jump)) {
         const double coarse = error + jump + slope(a) * (b - a) + slack;
         if (coarse <= 2 * (error + slack) || coarse <= tight || (depth > 40)) {
-          keep({coarse, std::max(0.0, least - jump), most + jump}, most, negative);
+          keep({coarse, nearest(low - jump, high + jump), most + jump}, most, negative);
           return;
         }
       }
@@ -116,14 +116,15 @@ class RangeCheck {
         return;
       }
     }
-    // f on the piece differs from its nearest node by less than a node's share of the polynomial's variation.
-    const double swing = wiggle(least, most) + remainder_f;
-    keep({bound, std::max(0.0, least - swing), most + swing}, most, negative);
+    // f between the nodes, by the same argument about the middle of its values there.
+    const double swing = (kGrowth - 1) * 0.5 * (high - low) + (kGrowth + 1) * remainder_f + 4 * kEps * most;
+    keep({bound, nearest(low - swing, high + swing), most + swing}, most, negative);
   }
 
-  // Between Chebyshev nodes a polynomial of degree 15 with values in [least, most] leaves them by at most 0.0741 of half the
-  // gap.
-  static double wiggle(double least, double most) { return 0.0371 * (most - least) + 1e-15 * most; }
+  // Least |y| for y in [low, high].
+  static double nearest(double low, double high) {
+    return low <= 0 && high >= 0 ? 0.0 : std::min(std::abs(low), std::abs(high));
+  }
 
   void keep(Bound b, double seen, Index negative) {
     largest_error_ = std::max(largest_error_, b.error);

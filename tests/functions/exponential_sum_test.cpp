@@ -158,6 +158,10 @@ TEST_CASE("sums hidden in tables and callables are found") {
   found(Callable{[](double d) { return std::cos(0.3 * d); }}, 20000, 2);
   found(Callable{[](double d) { return std::cos(d / 50) * std::exp(-d / 400); }}, 20000, 2);
   found(Callable{[](double d) { return d * d + 2 * d; }}, 20000, 3);
+  found(Callable{[](double d) {
+          return std::cos(0.2 * d) * std::exp(-d / 1000) + 0.01 * std::cos(0.21 * d) * std::exp(-d / 3000);
+        }},
+        20000, 4);
   found(Callable{[](double) { return -4.0; }}, 20000, 1);
   found(Callable{[](double) { return 0.0; }}, 20000, 0);
   found(Callable{[](double d) { return std::pow(0.9, d); }}, 200, 1);
@@ -168,6 +172,14 @@ TEST_CASE("sums hidden in tables and callables are found") {
   const ExponentialFit rough_near = fit_exponentials(FunctionTable{v}, 5000, options);
   CHECK(rough_near.met);
   CHECK(rough_near.sum.slots() == 2);
+}
+
+TEST_CASE("slow decay around an oscillation is as multi-scale as around 0, and is found on a second look") {
+  const DistanceFunction f = Callable{[](double d) { return std::cos(d / 100) / (1 + d / 16); }};
+  const ExponentialFit fit = fit_exponentials(f, 16384, within(1e-5));
+  CAPTURE(fit.reason);
+  CHECK(fit.met);
+  CHECK(fit.sum.slots() <= 20);
 }
 
 TEST_CASE("functions that are no short sums are refused with a reason") {

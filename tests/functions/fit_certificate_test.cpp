@@ -260,6 +260,47 @@ TEST_CASE("bounds on real ranges hold, and are within 20 times the true error in
   MESSAGE("bound / true error, medians: entry " << median(entry_ratio) << ", row " << median(row_ratio));
 }
 
+TEST_CASE("real-range bounds of functions with zeros, jumps and roots, against sums that the fit did not make") {
+  Draw draw(5);
+  const DistanceFunction functions[] = {DampedCosine{0.9, 0.02, 1},
+                                        Polynomial{{1, -0.3, 0.01}},
+                                        StretchedExponential{4, 0.3, 2},
+                                        PiecewiseConstant{{3, 9.5}, {1, -2, 0.5}},
+                                        Rational{2, 0.5, 1},
+                                        Gaussian{3, 1}};
+  for (const DistanceFunction& f : functions) {
+    for (int trial = 0; trial < 20; ++trial) {
+      const RealRange range{draw.uniform(0, 1) < 0.5 ? 0.0 : draw.uniform(0, 5), draw.uniform(6, 60)};
+      ExponentialSum sum = f.exponential_terms().value_or(ExponentialSum{{{1, 0.1, 0}, {{0.5, 1}, {0.3, 0.4}, 0}}});
+      for (auto& t : sum.terms) t.coefficient *= 1 + draw.logarithmic(1e-9, 1e-1), t.decay += draw.logarithmic(1e-9, 1e-2);
+      const Certificate c = certify(f, sum, range);
+      CAPTURE(f.name());
+      CAPTURE(trial);
+      REQUIRE(c.entry);
+      CHECK_FALSE(c.estimated);
+      long double worst = 0, largest = 0, relative = 0, least = 1e300L;
+      std::vector<std::pair<long double, long double>> at;
+      for (int k = 0; k <= 20000; ++k) {
+        const double d =
+            std::min(range.last, range.first + (range.last - range.first) * std::pow(k / 20000.0, k % 2 == 0 ? 1 : 5));
+        const long double y = f(d), e = std::abs(exponential_value(sum, d) - y);
+        worst = std::max(worst, e), largest = std::max(largest, std::abs(y)), least = std::min(least, std::abs(y));
+        at.push_back({e, std::abs(y)});
+      }
+      for (const auto& [e, y] : at) relative = y >= 1e-7L * largest ? std::max(relative, e / y) : relative;
+      CHECK(worst <= *c.entry * largest);
+      // Within 20 of the truth, jumps and roots included.
+      CHECK(static_cast<double>(worst) >= *c.entry * static_cast<double>(largest) / 20);
+      if (c.pointwise) CHECK(relative <= *c.pointwise);
+      if (c.row) CHECK(relative <= *c.row);
+    }
+  }
+  // A zero leaves no relative bound over the whole range.
+  const ExponentialSum near{{{1.0001, {0.02, -0.9}, 0}}};
+  CHECK_FALSE(certify(functions[0], near, RealRange{0, 30}).row);
+  CHECK(certify(functions[0], near, RealRange{0, 1}).row);
+}
+
 TEST_CASE("rows of trees stay below the real-range bound for rows of known length") {
   // Random multisets of distances with 0 among them are rows of masks on trees.
   Draw draw(11);
