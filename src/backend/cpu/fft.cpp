@@ -50,6 +50,8 @@ namespace {
 constexpr Index kSlices = 16, kSpectrumSlices = 8;
 // Spectra are summed in T over this many columns, then in double.
 constexpr Index kFlushPairs = 16;
+// What FFTW makes of its own once a process (its planner: 230 KB) and for the plans of one size.
+[[maybe_unused]] constexpr std::size_t kPlannerBytes = 1u << 19;
 // A report cannot know the thread count: its bound on memory counts this many workers.
 constexpr Index kReportedWorkers = 64;
 
@@ -72,7 +74,7 @@ std::size_t toeplitz_fft_bytes(const std::vector<Index>& sizes, Index columns, I
   const Index tasks = rank > 0 ? std::max(pairs, 2 * kSlices) : (pairs + at_once - 1) / at_once;
   const Index worker = work + (length + 16) * (rank > 0 ? 3 : at_once) + 4096;
   const Index shared = rank > 0 ? length * (rank + 2 * kSlices) : 0;  // A and B feature-major; partial sums for few columns
-  return 2 * element * static_cast<std::size_t>(std::min(tasks, kReportedWorkers) * worker + shared) + 65536;
+  return 2 * element * static_cast<std::size_t>(std::min(tasks, kReportedWorkers) * worker + shared) + kPlannerBytes;
 #else
   (void)sizes, (void)columns, (void)rank, (void)element;
   return 0;
