@@ -120,6 +120,12 @@ void softmax_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v, Out<U, B> out
   backend::tile_softmax<T, B>(call.in, out, log_sum_exp, context);
 }
 
+std::size_t softmax_attention_bytes(Index width, Index values, std::size_t element, int threads) {
+  // Blocks of at most 512 rows and as many keys; scores, entries of bias and mask, and their like take 1 MiB of floats at most.
+  const Index elements = 2 * 512 * (width + values + 64) + (Index{1} << 18);
+  return static_cast<std::size_t>(elements) * element * static_cast<std::size_t>(threads) + (1u << 16);
+}
+
 template <class U, class B>
 void softmax_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, In<U, B> out, In<U, B> log_sum_exp, In<U, B> out_bar,
                            std::type_identity_t<AttentionGradients<std::remove_const_t<U>, B>> gradients, Masks<U, B> bias,

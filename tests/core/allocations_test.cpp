@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The functions below take the place of the C library's for this whole program, the libraries it loads included.
+#include <espalier/attention/softmax.hpp>
+#include <espalier/attention/top_k.hpp>
 #include <espalier/masks/combinators.hpp>
 #include <espalier/masks/dense.hpp>
 #include <espalier/masks/diffusion.hpp>
@@ -458,6 +460,30 @@ TEST_CASE_TEMPLATE("memory is never proportional to L^2 or to L m c", T, float, 
       CAPTURE(k);
       CHECK(longer[k] <= 2 * small[k] + small[k] / 2 + (std::size_t{1} << 16));
       CHECK(wider[k] <= 2 * small[k] + small[k] / 2 + (std::size_t{1} << 16) + 18 * 33 * 48 * sizeof(double));
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("softmax and top-k attention stay within their bounds", T, float, double) {
+  const Index heads = 2;
+  for (const auto& [length, d, c, k] :
+       {std::array<Index, 4>{70, 3, 5, 7}, {1000, 64, 64, 10}, {3000, 33, 8, 300}, {2500, 8, 100, 2500}}) {
+    const std::vector<T> q(at(heads * length * d), T(0.5)), v(at(heads * length * c), T(0.25));
+    std::vector<T> out(v), scores(at(heads * length * k));
+    std::vector<std::int64_t> indices(scores.size());
+    const es::TensorView<const T> queries(q.data(), 1, heads, length, d), values(v.data(), 1, heads, length, c);
+    const es::TensorView<T> outs(out.data(), 1, heads, length, c), products(scores.data(), 1, heads, length, k);
+    const es::TensorView<std::int64_t> found(indices.data(), 1, heads, length, k);
+    const es::GridMask<T> bias({length}, es::Exponential{0.1, 1});
+    const es::GridMask<T> mask({length}, es::Exponential{0.2, 1});
+    for (const int threads : {1, 2, 7}) {
+      CAPTURE(length);
+      CAPTURE(threads);
+      const auto context = context_of(threads);
+      CHECK(bytes_during([&] { es::softmax_attention(queries, queries, values, outs, {}, bias, mask, {}, context); }) <=
+            es::softmax_attention_bytes(d, c, sizeof(T), threads));
+      CHECK(bytes_during([&] { es::top_k_attention(queries, queries, values, outs, found, products, {}, context); }) <=
+            es::top_k_bytes(length, d, k, sizeof(T), threads));
     }
   }
 }
