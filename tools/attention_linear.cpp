@@ -94,8 +94,8 @@ void AttentionRun<T>::linear() {
   if (s_.width == 0) throw FlagError("query", "has no columns (expected at least one feature)");
   const FeatureMap<T> map(s_.width, feature_options);
   const Index features = map.features();
-  // Positive features are kept in range by shifts, except where an epsilon is added to the unshifted products.
-  const bool shifted = feature_options.kind == FeatureKind::positive_softmax && options.weight_epsilon == 0;
+  // Positive features are kept in range by shifts; an epsilon beside them is shifted with each row.
+  const bool shifted = feature_options.kind == FeatureKind::positive_softmax;
   // Padding keys must not decide the common shift of their head: they repeat its first key.
   for (Index b = 0; b < s_.batch && !key_counts_.empty(); ++b) {
     const auto count = static_cast<Index>(key_counts_[static_cast<std::size_t>(b)]);
@@ -110,6 +110,7 @@ void AttentionRun<T>::linear() {
   std::vector<T> k_features = zeros<T>(s_.batch, s_.key_heads, s_.keys, features);
   std::vector<T> q_shift = zeros<T>(s_.batch, s_.heads, s_.queries, 1), k_shift = zeros<T>(s_.batch, s_.key_heads, s_.keys, 1);
   std::vector<T> normaliser = zeros<T>(s_.batch, s_.heads, s_.queries, 1);
+  std::vector<double> row_shift(shifted && options.weight_epsilon > 0 ? q_shift.size() : 0);
   const Const q = tensor(std::as_const(q_), s_.batch, s_.heads, s_.queries, s_.width);
   const Const k = tensor(std::as_const(k_), s_.batch, s_.key_heads, s_.keys, s_.width);
   const Const v = tensor(std::as_const(v_), s_.batch, s_.key_heads, s_.keys, s_.values);
@@ -135,6 +136,12 @@ void AttentionRun<T>::linear() {
     }
   }
 
+  // Features, their shifts and denominators beside what the engine takes for each head that runs at the same time.
+  const auto at_once = static_cast<std::size_t>(std::min<Index>(s_.batch * s_.heads, context.threads));
+  chosen.extra_bytes = chosen.extra_bytes * std::max<std::size_t>(1, at_once) +
+                       sizeof(T) * (q_features.size() + k_features.size() + 2 * normaliser.size() + q_shift.size() +
+                                    k_shift.size() + (key_counts_.empty() ? 0 : k_features.size() + v_.size()));
+
   // exp of a row's shifts: what outputs were divided by.
   const auto factor = [&](Index b, Index h, Index i) {
     if (!shifted) return 1.0;
@@ -159,6 +166,10 @@ void AttentionRun<T>::linear() {
   run_.timed("apply", [&] {
     map.apply(q, fq, shifted ? FeatureShift::per_row : FeatureShift::none, sq, {}, context);
     map.apply(k, fk, shifted ? FeatureShift::per_head : FeatureShift::none, sk, {}, context);
+    if (shifted && options.weight_epsilon > 0) {
+      balance_shifts(options.weight_epsilon, fq, sq, sk, {row_shift.data(), static_cast<Index>(row_shift.size())});
+      options.weight_log_shift = {row_shift.data(), static_cast<Index>(row_shift.size())};
+    }
     result = masked_linear_attention(Const(fq), fk, v, masks, out, denominator, options, context);
   });
   if (paths_.any_gradient()) {

@@ -23,6 +23,12 @@ void check_options(const LinearOptions& o, const AttentionSizes& s) {
     throw ValueError("denominator_floor must be finite and >= 0");
   }
   check_key_counts(o.key_counts, s);
+  if (!o.weight_log_shift) return;
+  const Index rows = s.batch * s.heads * s.queries;
+  if (o.weight_log_shift.size != rows) throw ShapeError("weight_log_shift", o.weight_log_shift.size, rows);
+  for (Index i = 0; i < rows; ++i) {
+    if (!std::isfinite(o.weight_log_shift[i])) throw ValueError("weight_log_shift must be finite");
+  }
 }
 
 // The product of one head, whatever its mask: the mask's own (without a mask: that of ones), or tiles over causal entries.
@@ -112,9 +118,18 @@ struct Visible {
   Index count(Index i) const { return causal ? std::clamp<Index>(i + shift + 1, 0, keys) : keys; }
 };
 
-// numerator_i += epsilon sum_j v_j, denominator_i += epsilon count over visible keys; sums carried in double.
+// weight_epsilon in the scale of each query row of one head. exp(log epsilon - shift): epsilon alone may be out of range.
+struct RowEpsilon {
+  double log_epsilon;
+  const double* log_shift;  // null: 0
+  RowEpsilon(const LinearOptions& o, Index first)
+      : log_epsilon(std::log(o.weight_epsilon)), log_shift(o.weight_log_shift ? o.weight_log_shift.data + first : nullptr) {}
+  double operator()(Index i) const { return std::exp(log_epsilon - (log_shift != nullptr ? log_shift[i] : 0)); }
+};
+
+// numerator_i += epsilon_i sum_j v_j, denominator_i += epsilon_i count over visible keys; sums carried in double.
 template <class T, class B>
-void add_weight_epsilon(double epsilon, const Visible& visible, MatrixView<const T, B> v, MatrixView<T, B> y,
+void add_weight_epsilon(const RowEpsilon& epsilon, const Visible& visible, MatrixView<const T, B> v, MatrixView<T, B> y,
                         MatrixView<T, B> denominator) {
   std::vector<double> sum(static_cast<std::size_t>(v.cols));
   Index done = 0;
@@ -122,23 +137,26 @@ void add_weight_epsilon(double epsilon, const Visible& visible, MatrixView<const
     for (const Index end = visible.count(i); done < end; ++done) {
       for (Index c = 0; c < v.cols; ++c) sum[static_cast<std::size_t>(c)] += v(done, c);
     }
-    for (Index c = 0; c < v.cols; ++c) y(i, c) += static_cast<T>(epsilon * sum[static_cast<std::size_t>(c)]);
-    denominator(i, 0) += static_cast<T>(epsilon * static_cast<double>(done));
+    const double own = epsilon(i);
+    for (Index c = 0; c < v.cols; ++c) y(i, c) += static_cast<T>(own * sum[static_cast<std::size_t>(c)]);
+    denominator(i, 0) += static_cast<T>(own * static_cast<double>(done));
   }
 }
 
-// v_bar_j += epsilon sum over the queries i that see key j of y_bar_i.
+// v_bar_j += sum over the queries i that see key j of epsilon_i y_bar_i.
 template <class T, class B>
-void add_weight_epsilon_gradient(double epsilon, const Visible& visible, MatrixView<const T, B> y_bar, MatrixView<T, B> v_bar) {
+void add_weight_epsilon_gradient(const RowEpsilon& epsilon, const Visible& visible, MatrixView<const T, B> y_bar,
+                                 MatrixView<T, B> v_bar) {
   std::vector<double> sum(static_cast<std::size_t>(v_bar.cols));
   Index i = y_bar.rows;
   for (Index j = visible.keys; j-- > 0;) {
     // Later queries see more keys: key j is seen by the queries from the first with count(i) > j on.
     while (i > 0 && visible.count(i - 1) > j) {
       --i;
-      for (Index c = 0; c < v_bar.cols; ++c) sum[static_cast<std::size_t>(c)] += y_bar(i, c);
+      const double own = epsilon(i);
+      for (Index c = 0; c < v_bar.cols; ++c) sum[static_cast<std::size_t>(c)] += own * static_cast<double>(y_bar(i, c));
     }
-    for (Index c = 0; c < v_bar.cols; ++c) v_bar(j, c) += static_cast<T>(epsilon * sum[static_cast<std::size_t>(c)]);
+    for (Index c = 0; c < v_bar.cols; ++c) v_bar(j, c) += static_cast<T>(sum[static_cast<std::size_t>(c)]);
   }
 }
 
@@ -207,7 +225,7 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
     if (options.weight_epsilon > 0) {
       Visible visible = everything;
       visible.keys = count;
-      add_weight_epsilon<T, B>(options.weight_epsilon, visible, keys.v, y, d);
+      add_weight_epsilon<T, B>(RowEpsilon(options, (b * s.heads + h) * s.queries), visible, keys.v, y, d);
     }
     Index floored_here = 0;
     if (options.normalize)
@@ -285,7 +303,7 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
       if (gradients.v && options.weight_epsilon > 0) {
         Visible visible = everything;
         visible.keys = count;
-        add_weight_epsilon_gradient<T, B>(options.weight_epsilon, visible, y_bars, wanted.x);
+        add_weight_epsilon_gradient<T, B>(RowEpsilon(options, (b * s.heads + h) * s.queries), visible, y_bars, wanted.x);
       }
       // Keys beyond the count are zeros here: what reaches them has no meaning to the caller.
       for (const auto& m : {wanted.b, wanted.x}) {

@@ -634,6 +634,44 @@ TEST_CASE("positive softmax features: shifts are undone in every output") {
   }
 }
 
+// Found by use: with --weight-epsilon features ran without shifts, and float data of norm 30 gave rows without a key.
+TEST_CASE("positive softmax features of large inputs beside a weight epsilon") {
+  const Folder folder;
+  const Vector w = numbers(4 * 3, 41);
+  folder.array("w.npy", {4, 3}, w);
+  Attention a;
+  a.q = numbers(2 * 5 * 3, 1);
+  a.k = numbers(2 * 5 * 3, 2);
+  a.v = numbers(2 * 5 * 2, 3);
+  // Products of the first rows of features reach e^-150, those of the last stay near 1; epsilon lies between them.
+  for (std::size_t p = 0; p < a.q.size(); ++p) a.q[p] = static_cast<float>(a.q[p] * (p % 15 < 9 ? 12 : 1));
+  for (double& x : a.k) x = static_cast<float>(x);
+  for (double& x : a.v) x = static_cast<float>(x);
+  a.weight_epsilon = 1e-30;
+  a.feature = [&w](const double* x) {
+    Vector y(4);
+    double square = 0;
+    for (int c = 0; c < 3; ++c) square += x[c] * x[c];
+    for (std::size_t r = 0; r < 4; ++r) {
+      double dot = 0;
+      for (std::size_t c = 0; c < 3; ++c) dot += w[r * 3 + c] * x[c];
+      y[r] = std::exp(dot - square / 2) / 2;
+    }
+    return y;
+  };
+  folder.array<float>("q.npy", {2, 5, 3}, std::vector<float>(a.q.begin(), a.q.end()));
+  folder.array<float>("k.npy", {2, 5, 3}, std::vector<float>(a.k.begin(), a.k.end()));
+  folder.array<float>("v.npy", {2, 5, 2}, std::vector<float>(a.v.begin(), a.v.end()));
+  const Outcome run = folder.run(
+      "attend --attention linear --query q.npy --key k.npy --value v.npy --output o.npy --normalizer d.npy --report r.json "
+      "--feature-map positive-softmax --projection w.npy --scale 1 --weight-epsilon 1e-30");
+  REQUIRE_MESSAGE(run.code == 0, run.err);
+  const Vector want = a.forward();
+  // Exponents up to 500 in float: 500 eps each; positive weights.
+  CHECK(largest_difference(folder.read("o.npy", {2, 5, 2}), want) < 1e-4);
+  CHECK(text_of(folder.path("r.json")).find("\"floored_rows\": 0") != std::string::npos);
+}
+
 TEST_CASE("softmax attention: bias and mask tables, causal, counts, grouped heads") {
   const Folder folder;
   write_mask_files(folder);
