@@ -96,7 +96,7 @@ void AttentionRun<T>::linear() {
   const Index features = map.features();
   // Positive features are kept in range by shifts; an epsilon beside them is shifted with each row.
   const bool shifted = feature_options.kind == FeatureKind::positive_softmax;
-  // Padding keys must not decide the common shift of their head: they repeat its first key.
+  // Padding may hold anything: keys repeat the first of their head, whose common shift they must not decide; queries are 0.
   for (Index b = 0; b < s_.batch && !key_counts_.empty(); ++b) {
     const auto count = static_cast<Index>(key_counts_[static_cast<std::size_t>(b)]);
     for (Index h = 0; h < s_.key_heads; ++h) {
@@ -104,6 +104,10 @@ void AttentionRun<T>::linear() {
       for (Index j = count; j < s_.keys; ++j) {
         for (Index c = 0; c < s_.width; ++c) head[j * s_.width + c] = count > 0 ? head[c] : T(0);
       }
+    }
+    for (Index h = 0; h < s_.heads && s_.queries == s_.keys; ++h) {
+      T* head = q_.data() + (b * s_.heads + h) * s_.queries * s_.width;
+      std::fill(head + count * s_.width, head + s_.queries * s_.width, T(0));
     }
   }
   std::vector<T> q_features = zeros<T>(s_.batch, s_.heads, s_.queries, features);

@@ -275,7 +275,7 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
     const Index b = t / s.key_heads, hk = t % s.key_heads, group = s.group();
     const Index count = keys_of(options.key_counts, b, s), used = queries_of(options.key_counts, b, s);
     const HeadKeys<T, B> keys(k.matrix(b, hk), v.matrix(b, hk), count, inner);
-    backend::Buffer<T, B> y_bar(s.queries * s.values), r_bar(s.queries);
+    backend::Buffer<T, B> y_bar(s.queries * s.values), r_bar(s.queries), copy_q(used < s.queries ? s.queries * s.width : 0);
     backend::Buffer<T, B> q_new(gradients.q ? s.queries * s.width : 0);
     backend::Buffer<T, B> k_new(gradients.k ? s.keys * s.width : 0), v_new(gradients.v ? s.keys * s.values : 0);
     const MatrixView<T, B> y_bars = y_bar.matrix(s.queries, s.values);
@@ -291,6 +291,9 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
         }
         r_bar.data()[i] = -dot;
       }
+      // Padding queries may hold anything, and 0 times NaN is NaN.
+      const MatrixView<const T, B> qs =
+          used < s.queries ? HeadKeys<T, B>::cleared(queries.matrix(b, h), copy_q, used, inner) : queries.matrix(b, h);
       LowRankGradients<T, B> wanted;
       if (gradients.q) wanted.a = q_new.matrix(s.queries, s.width);
       if (gradients.k) wanted.b = k_new.matrix(s.keys, s.width);
@@ -299,7 +302,7 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
       LowRankCotangents<T, B> bars{y_bars, {}};
       if (options.normalize) bars.row_sum = {r_bar.data(), s.queries};
       const auto& product = products[static_cast<std::size_t>(masks.empty() ? 0 : masks.index(b, h, s.heads))];
-      product.backward({queries.matrix(b, h), keys.k, keys.v}, bars, wanted, inner);
+      product.backward({qs, keys.k, keys.v}, bars, wanted, inner);
       if (gradients.v && options.weight_epsilon > 0) {
         Visible visible = everything;
         visible.keys = count;

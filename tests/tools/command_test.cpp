@@ -672,6 +672,58 @@ TEST_CASE("positive softmax features of large inputs beside a weight epsilon") {
   CHECK(text_of(folder.path("r.json")).find("\"floored_rows\": 0") != std::string::npos);
 }
 
+// Found by use: NaN in padding rows of Q gave NaN gradients.
+TEST_CASE("padding rows of Q, K and V may hold NaN under every kind of attention") {
+  const Folder folder;
+  Vector q = numbers(6 * 3, 1), k = numbers(6 * 3, 2), v = numbers(6 * 2, 3);
+  folder.array("g.npy", {6, 2}, numbers(6 * 2, 4));
+  folder.array<std::int64_t>("n.npy", {1}, {4});
+  const std::vector<std::string> kinds = {"linear --feature-map exp", "linear --feature-map positive-softmax --features 5",
+                                          "linear --feature-map elu --weight-epsilon 0.1", "softmax", "top-k --k 2"};
+  for (const std::string& kind : kinds) {
+    std::vector<Vector> results[2];
+    for (const int run : {0, 1}) {
+      const double padding = run == 0 ? 0.5 : std::nan("");
+      std::fill(q.begin() + 12, q.end(), padding);
+      std::fill(k.begin() + 12, k.end(), padding);
+      std::fill(v.begin() + 8, v.end(), padding);
+      folder.array("q.npy", {6, 3}, q);
+      folder.array("k.npy", {6, 3}, k);
+      folder.array("v.npy", {6, 2}, v);
+      const Outcome r =
+          folder.run("attend --query q.npy --key k.npy --value v.npy --output o.npy --key-count n.npy --attention " + kind +
+                     " --output-gradient g.npy --query-gradient qg.npy --key-gradient kg.npy " + "--value-gradient vg.npy");
+      REQUIRE_MESSAGE(r.code == 0, r.err);
+      results[run] = {folder.read("o.npy", {6, 2}), folder.read("qg.npy", {6, 3}), folder.read("kg.npy", {6, 3}),
+                      folder.read("vg.npy", {6, 2})};
+    }
+    CAPTURE(kind);
+    CHECK(results[0] == results[1]);
+    for (const std::size_t p : {12, 17}) {
+      CHECK(results[1][1][p] == 0);
+      CHECK(results[1][2][p] == 0);
+    }
+  }
+}
+
+// Found by use: exp(tA) of a path has entries of 1e-20, which came out as -1e-14 and were refused.
+TEST_CASE("kernels of graphs under softmax: entries that are 0 up to the engine's error are no negative masks") {
+  const Folder folder;
+  std::string edges;
+  for (int i = 0; i + 1 < 60; ++i) edges += std::to_string(i) + " " + std::to_string(i + 1) + "\n";
+  folder.text("path.txt", edges);
+  folder.array("q.npy", {60, 2}, numbers(120, 1));
+  const std::string run = "attend --attention softmax --query q.npy --key q.npy --value q.npy --output o.npy ";
+  for (const char* type : {"float", "double"}) {
+    const Outcome r = folder.run(run + "--mask graph:path.txt --time 3 --operator adjacency --type " + type);
+    CHECK_MESSAGE(r.code == 0, r.err);
+  }
+  folder.text("path.txt", edges + "0 59 -1\n");  // exp(tA) has entries far below 0
+  const Outcome refused = folder.run(run + "--mask graph:path.txt --time 1 --operator adjacency");
+  CHECK(refused.code == 2);
+  CHECK_MESSAGE(refused.err.find("(expected entries >= 0 under softmax)") != std::string::npos, refused.err);
+}
+
 TEST_CASE("softmax attention: bias and mask tables, causal, counts, grouped heads") {
   const Folder folder;
   write_mask_files(folder);
