@@ -35,7 +35,7 @@ FeatureOptions feature_flags(Run& run, Index width) {
   if (o.epsilon < 0) throw FlagError("feature-epsilon", *run.flags.text("feature-epsilon") + " (expected >= 0)");
   if (o.kind != FeatureKind::positive_softmax) return o;
   o.scale = run.flags.number("scale");
-  if (o.scale && *o.scale < 0) throw FlagError("scale", *run.flags.text("scale") + " (expected >= 0: its root is taken)");
+  if (o.scale && *o.scale <= 0) throw FlagError("scale", *run.flags.text("scale") + " (expected > 0: its root is taken)");
   o.features = run.flags.integer("features", 1).value_or(256);
   o.seed = static_cast<std::uint64_t>(run.flags.integer("seed", 0).value_or(0));
   const std::string orthogonal = run.flags.text("orthogonal").value_or("on");

@@ -62,7 +62,7 @@ void multiply(Run& run, const NpyArray& input, const std::string& in_path, const
   if (causal && *causal != "top-left")
     throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
   MaskRequest request;
-  if (!input.shape.empty() && input.shape.size() <= 2) request.size = {input.shape[0], input.shape[0]};
+  if (!input.shape.empty()) request.size = {input.shape[0], input.shape[0]};
   if (input.shape.size() == 3) request.size = {input.shape[1], input.shape[1]};
   if (causal) request.causal_shift = 0;
   BuiltMask<T> mask = build_mask<T>(run, request);

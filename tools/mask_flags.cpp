@@ -50,6 +50,11 @@ class FlagArguments final : public FormArguments {
       : run_(&run), request_(&request), operand_(std::move(operand)), border_(border) {}
 
   std::string flag_name(const std::string& name) const { return request_->prefixed ? request_->role + "-" + name : name; }
+  // An error of the form. Forms name flags without the role: "--distance: ..." may be about --bias-distance.
+  [[noreturn]] void refuse(const std::string& text) const {
+    if (text.rfind("--", 0) != 0) throw FlagError(request_->role, text);
+    throw ValueError("--" + flag_name(text.substr(2)));
+  }
 
   std::string operand() const override { return operand_; }
   std::pair<Index, Index> size() const override {
@@ -151,7 +156,7 @@ class FlagArguments final : public FormArguments {
 
 // Runs the form's functions; errors without a file or flag get the mask's flag in front.
 template <class T>
-std::vector<MaskPointer<T>> run_builder(const MaskForm& form, FlagArguments& arguments, const std::string& role) {
+std::vector<MaskPointer<T>> run_builder(const MaskForm& form, FlagArguments& arguments) {
   try {
     if (form.grid_sizes) arguments.sources.grid = form.grid_sizes(arguments);
     if constexpr (std::is_same_v<T, float>) {
@@ -164,11 +169,9 @@ std::vector<MaskPointer<T>> run_builder(const MaskForm& form, FlagArguments& arg
   } catch (const FlagError&) {
     throw;
   } catch (const ValueError& error) {
-    const std::string text = error.what();
-    if (text.rfind("--", 0) == 0) throw;
-    throw FlagError(role, text);
+    arguments.refuse(error.what());
   } catch (const ShapeError& error) {
-    throw FlagError(role, error.what());
+    arguments.refuse(error.what());
   }
 }
 
@@ -221,7 +224,7 @@ BuiltMask<T> build_mask(Run& run, const MaskRequest& request) {
   const auto weights = border_weights(weight_text, prefix + "border-weight", request.role == "bias" ? 0.0 : 1.0);
   FlagArguments arguments(run, request, colon == std::string::npos ? "" : built.text.substr(colon + 1), built.border);
   run.set_up_seconds(seconds_of([&] {
-    built.heads = run_builder<T>(form, arguments, request.role);
+    built.heads = run_builder<T>(form, arguments);
     if (built.heads.empty()) throw FlagError(request.role, built.text + " has no head");
     if (built.border > 0) {
       for (auto& mask : built.heads) {

@@ -203,7 +203,7 @@ Distance parse_distance(const std::string& name) {
   if (name == "l2") return Distance::l2;
   if (name == "max") return Distance::max;
   if (name == "offset") return Distance::offset;
-  throw ValueError("--distance " + name + ": expected l1, l2, max or offset");
+  throw ValueError("--distance: '" + name + "' (expected l1, l2, max or offset)");
 }
 
 std::string shape_text(const std::vector<Index>& shape) {
