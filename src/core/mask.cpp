@@ -159,7 +159,7 @@ Report Mask<T, B>::tile_report(Shape shape, const std::string& engine) const {
   r.bytes = sizeof(T) * static_cast<double>(shape.heads) *
             (static_cast<double>(rows_) * static_cast<double>(shape.rank + shape.columns) * 2 +
              static_cast<double>(cols_) * static_cast<double>(shape.rank + shape.columns));
-  const double speed = options_.cost.tile_flops / (sizeof(T) / sizeof(float));
+  const double speed = options_.cost.tile_flops * (4.0 / sizeof(T));
   r.predicted_seconds = static_cast<double>(shape.heads) * options_.cost.call_seconds + r.flops / speed;
   r.reason = std::to_string(rows_) + " x " + std::to_string(cols_) + " entries by tiles, " +
              std::to_string(shape.rank + shape.columns) + " multiply-adds each";
