@@ -10,7 +10,6 @@
 #include <vector>
 
 #if defined(__SSE__) && defined(_OPENMP)
-#include <omp.h>
 #include <xmmintrin.h>
 
 namespace es = espalier;
@@ -61,10 +60,10 @@ class WatchedMask final : public es::Mask<float> {
 // Of the threads that OpenMP keeps for this thread: the same that the library's parallel regions run on.
 std::vector<unsigned> states(int threads, unsigned to_set = 0) {
   std::vector<unsigned> seen(static_cast<std::size_t>(threads));
-#pragma omp parallel num_threads(threads)
-  {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)  // a turn for each
+  for (int t = 0; t < threads; ++t) {
     if (to_set != 0) _mm_setcsr(to_set);
-    seen[static_cast<std::size_t>(omp_get_thread_num())] = _mm_getcsr() & ~kFlags;
+    seen[static_cast<std::size_t>(t)] = _mm_getcsr() & ~kFlags;
   }
   return seen;
 }

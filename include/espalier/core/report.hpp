@@ -44,7 +44,7 @@ struct Report {
   // 4 scratch_bytes + 12 times the bytes of its arguments, gradients and parameters. Never proportional to L^2 (engines that
   // form entries excepted) or to L m c.
   std::size_t extra_bytes = 0;
-  bool row_wise = false;                     // error bounded row by row (not only normwise)
+  bool row_wise = false;  // error bounded row by row (not only normwise)
   std::vector<std::string> warnings{};
 };
 
