@@ -27,7 +27,6 @@ struct InputShape {
 
 InputShape read_shape(const std::vector<Index>& shape, const std::string& path, const MaskSources& sources, Index heads,
                       Index rows, const std::string& text, Index border) {
-  InputShape s;
   const std::size_t n = shape.size();
   if (heads > 1 || (n == 3 && sources.table_shape.size() > sources.grid.size() && !sources.grid.empty())) {
     if (n != 3) {

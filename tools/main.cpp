@@ -3,6 +3,7 @@
 #include "command.hpp"
 
 #include <cstdio>
+#include <exception>
 #include <new>
 #include <sstream>
 

@@ -6,6 +6,7 @@
 #include "backend/elementwise.hpp"
 #include "backend/softmax_tiles.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 #include <utility>

@@ -8,6 +8,7 @@
 
 #include "support/attention_reference.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 

@@ -68,39 +68,39 @@ void* __libc_calloc(std::size_t, std::size_t);
 void* __libc_realloc(void*, std::size_t);
 void* __libc_memalign(std::size_t, std::size_t);
 
-void* malloc(std::size_t n) {
+void* malloc(std::size_t n) noexcept {
   return counted(__libc_malloc(n));
 }
-void* calloc(std::size_t n, std::size_t size) {
+void* calloc(std::size_t n, std::size_t size) noexcept {
   return counted(__libc_calloc(n, size));
 }
-void* memalign(std::size_t alignment, std::size_t n) {
+void* memalign(std::size_t alignment, std::size_t n) noexcept {
   return counted(__libc_memalign(alignment, n));
 }
-void* aligned_alloc(std::size_t alignment, std::size_t n) {
+void* aligned_alloc(std::size_t alignment, std::size_t n) noexcept {
   return counted(__libc_memalign(alignment, n));
 }
-int posix_memalign(void** p, std::size_t alignment, std::size_t n) {
+int posix_memalign(void** p, std::size_t alignment, std::size_t n) noexcept {
   *p = counted(__libc_memalign(alignment, n));
   return *p == nullptr ? ENOMEM : 0;
 }
-void free(void* p) {
+void free(void* p) noexcept {
   if (p != nullptr) add(-static_cast<std::ptrdiff_t>(malloc_usable_size(p)));
   __libc_free(p);
 }
-void* realloc(void* p, std::size_t n) {
+void* realloc(void* p, std::size_t n) noexcept {
   // Old and new exist side by side while one is copied to the other.
   const auto before = p == nullptr ? 0 : static_cast<std::ptrdiff_t>(malloc_usable_size(p));
   void* q = counted(__libc_realloc(p, n));
   if (q != nullptr || n == 0) add(-before);
   return q;
 }
-void* mmap(void* address, std::size_t n, int protection, int flags, int file, off_t offset) {
+void* mmap(void* address, std::size_t n, int protection, int flags, int file, off_t offset) noexcept {
   void* p = reinterpret_cast<void*>(syscall(SYS_mmap, address, n, protection, flags, file, offset));
   if (p != MAP_FAILED) add(static_cast<std::ptrdiff_t>(n));
   return p;
 }
-int munmap(void* p, std::size_t n) {
+int munmap(void* p, std::size_t n) noexcept {
   const auto result = static_cast<int>(syscall(SYS_munmap, p, n));
   if (result == 0) add(-static_cast<std::ptrdiff_t>(n));
   return result;
@@ -371,6 +371,10 @@ es::Context<es::Cpu> context_of(int threads, std::size_t scratch_bytes = es::Con
   return context;
 }
 
+struct Size {
+  Index length, m, c;
+};
+
 // Arguments, gradients and parameters of a masked product's vjp.
 template <class T>
 std::size_t argument_bytes(Index n, Index m, Index c, std::size_t parameters) {
@@ -405,7 +409,8 @@ TEST_CASE("the counters see every way to take memory") {
 
 TEST_CASE_TEMPLATE("products stay within report().extra_bytes, whatever the threads", T, float, double) {
   for (const Case<T>& one : cases<T>()) {
-    for (const auto& [length, m, c] : {std::array<Index, 3>{96, 3, 5}, {512, 24, 40}, {2048, 40, 24}, {1024, 1, 1}}) {
+    for (const Size size : {Size{96, 3, 5}, {512, 24, 40}, {2048, 40, 24}, {1024, 1, 1}}) {
+      const Index length = size.length, m = size.m, c = size.c;
       const es::MaskPointer<T> mask = one.make(length);
       const std::size_t plain = mask->report({.columns = c}).extra_bytes;
       const std::size_t masked = mask->report({.columns = c, .rank = m}).extra_bytes;
@@ -428,7 +433,8 @@ TEST_CASE_TEMPLATE("gradients stay within extra_bytes, four times the scratch me
                    float, double) {
   const std::size_t scratch = std::size_t{1} << 20;
   for (const Case<T>& one : cases<T>()) {
-    for (const auto& [length, m, c] : {std::array<Index, 3>{96, 3, 5}, {512, 24, 40}, {2048, 40, 24}}) {
+    for (const Size size : {Size{96, 3, 5}, {512, 24, 40}, {2048, 40, 24}}) {
+      const Index length = size.length, m = size.m, c = size.c;
       const es::MaskPointer<T> mask = one.make(length);
       const std::size_t arguments = argument_bytes<T>(length, m, c, mask->parameters().size());
       for (const int threads : {1, 2, 7}) {
@@ -466,8 +472,11 @@ TEST_CASE_TEMPLATE("memory is never proportional to L^2 or to L m c", T, float, 
 
 TEST_CASE_TEMPLATE("softmax and top-k attention stay within their bounds", T, float, double) {
   const Index heads = 2;
-  for (const auto& [length, d, c, k] :
-       {std::array<Index, 4>{70, 3, 5, 7}, {1000, 64, 64, 10}, {3000, 33, 8, 300}, {2500, 8, 100, 2500}}) {
+  struct Shape {
+    Index length, d, c, k;
+  };
+  for (const Shape shape : {Shape{70, 3, 5, 7}, {1000, 64, 64, 10}, {3000, 33, 8, 300}, {2500, 8, 100, 2500}}) {
+    const Index length = shape.length, d = shape.d, c = shape.c, k = shape.k;
     const std::vector<T> q(at(heads * length * d), T(0.5)), v(at(heads * length * c), T(0.25));
     std::vector<T> out(v), scores(at(heads * length * k));
     std::vector<std::int64_t> indices(scores.size());

@@ -366,8 +366,9 @@ TEST_CASE("row draws pictures; info describes; node lists") {
       {"graph:graph.txt --time 1 --coordinates xy.npy", 0},
       {"graph:graph.txt --time 1", 2},
   };
-  for (const auto& [flags, code] : pictures) {
-    CAPTURE(flags);
+  for (const auto& picture : pictures) {
+    const auto [flags, code] = picture;
+    CAPTURE(picture.first);
     const Outcome r = folder.run("row --mask " + flags + " --row 1 --output p.png");
     CHECK_MESSAGE(r.code == code, r.err);
     if (code == 0) CHECK(text_of(folder.path("p.png")).substr(1, 3) == "PNG");
