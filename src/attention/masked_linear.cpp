@@ -31,6 +31,17 @@ void check_options(const LinearOptions& o, const AttentionSizes& s) {
   }
 }
 
+// weight_epsilon in the scale of each of `rows` query rows. exp(log epsilon - shift): epsilon alone may be out of range.
+template <class T>
+std::vector<T> row_weights(const LinearOptions& o, Index first, Index rows) {
+  std::vector<T> weights;
+  weights.reserve(static_cast<std::size_t>(rows));
+  for (Index i = first; i < first + rows; ++i) {
+    weights.push_back(static_cast<T>(std::exp(std::log(o.weight_epsilon) - o.weight_log_shift[i])));
+  }
+  return weights;
+}
+
 // The product of one head, whatever its mask: the mask's own (without a mask: that of ones), or tiles over causal entries.
 template <class T, class B>
 class HeadProduct {
@@ -118,18 +129,9 @@ struct Visible {
   Index count(Index i) const { return causal ? std::clamp<Index>(i + shift + 1, 0, keys) : keys; }
 };
 
-// weight_epsilon in the scale of each query row of one head. exp(log epsilon - shift): epsilon alone may be out of range.
-struct RowEpsilon {
-  double log_epsilon;
-  const double* log_shift;  // null: 0
-  RowEpsilon(const LinearOptions& o, Index first)
-      : log_epsilon(std::log(o.weight_epsilon)), log_shift(o.weight_log_shift ? o.weight_log_shift.data + first : nullptr) {}
-  double operator()(Index i) const { return std::exp(log_epsilon - (log_shift != nullptr ? log_shift[i] : 0)); }
-};
-
-// numerator_i += epsilon_i sum_j v_j, denominator_i += epsilon_i count over visible keys; sums carried in double.
+// numerator_i += epsilon sum_j v_j, denominator_i += epsilon count over visible keys; sums carried in double.
 template <class T, class B>
-void add_weight_epsilon(const RowEpsilon& epsilon, const Visible& visible, MatrixView<const T, B> v, MatrixView<T, B> y,
+void add_weight_epsilon(double epsilon, const Visible& visible, MatrixView<const T, B> v, MatrixView<T, B> y,
                         MatrixView<T, B> denominator) {
   std::vector<double> sum(static_cast<std::size_t>(v.cols));
   Index done = 0;
@@ -137,26 +139,23 @@ void add_weight_epsilon(const RowEpsilon& epsilon, const Visible& visible, Matri
     for (const Index end = visible.count(i); done < end; ++done) {
       for (Index c = 0; c < v.cols; ++c) sum[static_cast<std::size_t>(c)] += v(done, c);
     }
-    const double own = epsilon(i);
-    for (Index c = 0; c < v.cols; ++c) y(i, c) += static_cast<T>(own * sum[static_cast<std::size_t>(c)]);
-    denominator(i, 0) += static_cast<T>(own * static_cast<double>(done));
+    for (Index c = 0; c < v.cols; ++c) y(i, c) += static_cast<T>(epsilon * sum[static_cast<std::size_t>(c)]);
+    denominator(i, 0) += static_cast<T>(epsilon * static_cast<double>(done));
   }
 }
 
-// v_bar_j += sum over the queries i that see key j of epsilon_i y_bar_i.
+// v_bar_j += epsilon sum over the queries i that see key j of y_bar_i.
 template <class T, class B>
-void add_weight_epsilon_gradient(const RowEpsilon& epsilon, const Visible& visible, MatrixView<const T, B> y_bar,
-                                 MatrixView<T, B> v_bar) {
+void add_weight_epsilon_gradient(double epsilon, const Visible& visible, MatrixView<const T, B> y_bar, MatrixView<T, B> v_bar) {
   std::vector<double> sum(static_cast<std::size_t>(v_bar.cols));
   Index i = y_bar.rows;
   for (Index j = visible.keys; j-- > 0;) {
     // Later queries see more keys: key j is seen by the queries from the first with count(i) > j on.
     while (i > 0 && visible.count(i - 1) > j) {
       --i;
-      const double own = epsilon(i);
-      for (Index c = 0; c < v_bar.cols; ++c) sum[static_cast<std::size_t>(c)] += own * static_cast<double>(y_bar(i, c));
+      for (Index c = 0; c < v_bar.cols; ++c) sum[static_cast<std::size_t>(c)] += y_bar(i, c);
     }
-    for (Index c = 0; c < v_bar.cols; ++c) v_bar(j, c) += static_cast<T>(sum[static_cast<std::size_t>(c)]);
+    for (Index c = 0; c < v_bar.cols; ++c) v_bar(j, c) += static_cast<T>(epsilon * sum[static_cast<std::size_t>(c)]);
   }
 }
 
@@ -225,7 +224,19 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
     if (options.weight_epsilon > 0) {
       Visible visible = everything;
       visible.keys = count;
-      add_weight_epsilon<T, B>(RowEpsilon(options, (b * s.heads + h) * s.queries), visible, keys.v, y, d);
+      if (!options.weight_log_shift) {
+        add_weight_epsilon<T, B>(options.weight_epsilon, visible, keys.v, y, d);
+      } else {
+        // Each row's own weight: the sums with weight 1 first.
+        backend::Buffer<T, B> memory(s.queries * (s.values + 1));
+        const MatrixView<T, B> sums = memory.matrix(s.queries, s.values);
+        const MatrixView<T, B> counts(memory.data() + s.queries * s.values, s.queries, 1);
+        backend::fill(memory.matrix(s.queries, s.values + 1), T(0), inner);
+        add_weight_epsilon<T, B>(1, visible, keys.v, sums, counts);
+        const std::vector<T> weights = row_weights<T>(options, (b * s.heads + h) * s.queries, s.queries);
+        backend::add_row_scaled<T, B>({weights.data(), s.queries}, sums, y, inner);
+        backend::add_row_scaled<T, B>({weights.data(), s.queries}, counts, d, inner);
+      }
     }
     Index floored_here = 0;
     if (options.normalize)
@@ -275,7 +286,8 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
     const Index b = t / s.key_heads, hk = t % s.key_heads, group = s.group();
     const Index count = keys_of(options.key_counts, b, s), used = queries_of(options.key_counts, b, s);
     const HeadKeys<T, B> keys(k.matrix(b, hk), v.matrix(b, hk), count, inner);
-    backend::Buffer<T, B> y_bar(s.queries * s.values), r_bar(s.queries), copy_q(used < s.queries ? s.queries * s.width : 0);
+    backend::Buffer<T, B> y_bar(s.queries * s.values), r_bar(s.queries);
+    backend::Buffer<T, B> q_used(used < s.queries ? s.queries * s.width : 0);
     backend::Buffer<T, B> q_new(gradients.q ? s.queries * s.width : 0);
     backend::Buffer<T, B> k_new(gradients.k ? s.keys * s.width : 0), v_new(gradients.v ? s.keys * s.values : 0);
     const MatrixView<T, B> y_bars = y_bar.matrix(s.queries, s.values);
@@ -293,7 +305,7 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
       }
       // Padding queries may hold anything, and 0 times NaN is NaN.
       const MatrixView<const T, B> qs =
-          used < s.queries ? HeadKeys<T, B>::cleared(queries.matrix(b, h), copy_q, used, inner) : queries.matrix(b, h);
+          used < s.queries ? HeadKeys<T, B>::cleared(queries.matrix(b, h), q_used, used, inner) : queries.matrix(b, h);
       LowRankGradients<T, B> wanted;
       if (gradients.q) wanted.a = q_new.matrix(s.queries, s.width);
       if (gradients.k) wanted.b = k_new.matrix(s.keys, s.width);
@@ -306,7 +318,16 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
       if (gradients.v && options.weight_epsilon > 0) {
         Visible visible = everything;
         visible.keys = count;
-        add_weight_epsilon_gradient<T, B>(RowEpsilon(options, (b * s.heads + h) * s.queries), visible, y_bars, wanted.x);
+        if (!options.weight_log_shift) {
+          add_weight_epsilon_gradient<T, B>(options.weight_epsilon, visible, y_bars, wanted.x);
+        } else {
+          const std::vector<T> weights = row_weights<T>(options, (b * s.heads + h) * s.queries, s.queries);
+          backend::Buffer<T, B> memory(s.queries * s.values);
+          const MatrixView<T, B> weighted = memory.matrix(s.queries, s.values);
+          backend::fill(weighted, T(0), inner);
+          backend::add_row_scaled<T, B>({weights.data(), s.queries}, y_bars, weighted, inner);
+          add_weight_epsilon_gradient<T, B>(1, visible, weighted, wanted.x);
+        }
       }
       // Keys beyond the count are zeros here: what reaches them has no meaning to the caller.
       for (const auto& m : {wanted.b, wanted.x}) {
