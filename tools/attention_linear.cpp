@@ -35,7 +35,7 @@ FeatureOptions feature_flags(Run& run, Index width) {
   if (o.epsilon < 0) throw FlagError("feature-epsilon", *run.flags.text("feature-epsilon") + " (expected >= 0)");
   if (o.kind != FeatureKind::positive_softmax) return o;
   o.scale = run.flags.number("scale");
-  if (o.scale && *o.scale < 0) throw FlagError("scale", *run.flags.text("scale") + " (expected >= 0: its root is taken)");
+  if (o.scale && *o.scale <= 0) throw FlagError("scale", *run.flags.text("scale") + " (expected > 0: its root is taken)");
   o.features = run.flags.integer("features", 1).value_or(256);
   o.seed = static_cast<std::uint64_t>(run.flags.integer("seed", 0).value_or(0));
   const std::string orthogonal = run.flags.text("orthogonal").value_or("on");
@@ -94,9 +94,9 @@ void AttentionRun<T>::linear() {
   if (s_.width == 0) throw FlagError("query", "has no columns (expected at least one feature)");
   const FeatureMap<T> map(s_.width, feature_options);
   const Index features = map.features();
-  // Positive features are kept in range by shifts, except where an epsilon is added to the unshifted products.
-  const bool shifted = feature_options.kind == FeatureKind::positive_softmax && options.weight_epsilon == 0;
-  // Padding keys must not decide the common shift of their head: they repeat its first key.
+  // Positive features are kept in range by shifts; an epsilon beside them is shifted with each row.
+  const bool shifted = feature_options.kind == FeatureKind::positive_softmax;
+  // Padding may hold anything: keys repeat the first of their head, whose common shift they must not decide; queries are 0.
   for (Index b = 0; b < s_.batch && !key_counts_.empty(); ++b) {
     const auto count = static_cast<Index>(key_counts_[static_cast<std::size_t>(b)]);
     for (Index h = 0; h < s_.key_heads; ++h) {
@@ -105,11 +105,16 @@ void AttentionRun<T>::linear() {
         for (Index c = 0; c < s_.width; ++c) head[j * s_.width + c] = count > 0 ? head[c] : T(0);
       }
     }
+    for (Index h = 0; h < s_.heads && s_.queries == s_.keys; ++h) {
+      T* head = q_.data() + (b * s_.heads + h) * s_.queries * s_.width;
+      std::fill(head + count * s_.width, head + s_.queries * s_.width, T(0));
+    }
   }
   std::vector<T> q_features = zeros<T>(s_.batch, s_.heads, s_.queries, features);
   std::vector<T> k_features = zeros<T>(s_.batch, s_.key_heads, s_.keys, features);
   std::vector<T> q_shift = zeros<T>(s_.batch, s_.heads, s_.queries, 1), k_shift = zeros<T>(s_.batch, s_.key_heads, s_.keys, 1);
   std::vector<T> normaliser = zeros<T>(s_.batch, s_.heads, s_.queries, 1);
+  std::vector<double> row_shift(shifted && options.weight_epsilon > 0 ? q_shift.size() : 0);
   const Const q = tensor(std::as_const(q_), s_.batch, s_.heads, s_.queries, s_.width);
   const Const k = tensor(std::as_const(k_), s_.batch, s_.key_heads, s_.keys, s_.width);
   const Const v = tensor(std::as_const(v_), s_.batch, s_.key_heads, s_.keys, s_.values);
@@ -135,6 +140,12 @@ void AttentionRun<T>::linear() {
     }
   }
 
+  // Features, their shifts and denominators beside what the engine takes for each head that runs at the same time.
+  const auto at_once = static_cast<std::size_t>(std::min<Index>(s_.batch * s_.heads, context.threads));
+  chosen.extra_bytes = chosen.extra_bytes * std::max<std::size_t>(1, at_once) +
+                       sizeof(T) * (q_features.size() + k_features.size() + 2 * normaliser.size() + q_shift.size() +
+                                    k_shift.size() + (key_counts_.empty() ? 0 : k_features.size() + v_.size()));
+
   // exp of a row's shifts: what outputs were divided by.
   const auto factor = [&](Index b, Index h, Index i) {
     if (!shifted) return 1.0;
@@ -159,6 +170,10 @@ void AttentionRun<T>::linear() {
   run_.timed("apply", [&] {
     map.apply(q, fq, shifted ? FeatureShift::per_row : FeatureShift::none, sq, {}, context);
     map.apply(k, fk, shifted ? FeatureShift::per_head : FeatureShift::none, sk, {}, context);
+    if (shifted && options.weight_epsilon > 0) {
+      balance_shifts(options.weight_epsilon, fq, sq, sk, {row_shift.data(), static_cast<Index>(row_shift.size())});
+      options.weight_log_shift = {row_shift.data(), static_cast<Index>(row_shift.size())};
+    }
     result = masked_linear_attention(Const(fq), fk, v, masks, out, denominator, options, context);
   });
   if (paths_.any_gradient()) {

@@ -71,7 +71,8 @@ void AttentionRun<T>::softmax() {
   if (!paths_.log_sum_exp.empty()) {
     run_.outputs.fill_npy(paths_.log_sum_exp, s_.array_shape(s_.heads, s_.queries, -1), log_sum_exp.data());
   }
-  const Report r = tile_report("direct", "exact softmax by tiles, nothing of size L x L in memory");
+  Report r = tile_report("direct", "exact softmax by tiles, nothing of size L x L in memory");
+  r.extra_bytes = softmax_attention_bytes(s_.width, s_.values, sizeof(T), context.threads);
   finish(r, {r}, m ? m->text : "");
 }
 

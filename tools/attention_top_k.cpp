@@ -47,7 +47,8 @@ void AttentionRun<T>::top_k() {
   const auto shape = s_.array_shape(s_.heads, s_.queries, count);
   if (!paths_.indices.empty()) run_.outputs.fill_npy(paths_.indices, shape, indices.data());
   if (!paths_.scores.empty()) run_.outputs.fill_npy(paths_.scores, shape, scores.data());
-  const Report r = tile_report("direct", "exact search over every key by tiles");
+  Report r = tile_report("direct", "exact search over every key by tiles");
+  r.extra_bytes = top_k_bytes(s_.keys, s_.width, count, sizeof(T), context.threads);
   finish(r, {r}, "");
 }
 

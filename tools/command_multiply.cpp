@@ -27,7 +27,6 @@ struct InputShape {
 
 InputShape read_shape(const std::vector<Index>& shape, const std::string& path, const MaskSources& sources, Index heads,
                       Index rows, const std::string& text, Index border) {
-  InputShape s;
   const std::size_t n = shape.size();
   if (heads > 1 || (n == 3 && sources.table_shape.size() > sources.grid.size() && !sources.grid.empty())) {
     if (n != 3) {
@@ -62,7 +61,7 @@ void multiply(Run& run, const NpyArray& input, const std::string& in_path, const
   if (causal && *causal != "top-left")
     throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
   MaskRequest request;
-  if (!input.shape.empty() && input.shape.size() <= 2) request.size = {input.shape[0], input.shape[0]};
+  if (!input.shape.empty()) request.size = {input.shape[0], input.shape[0]};
   if (input.shape.size() == 3) request.size = {input.shape[1], input.shape[1]};
   if (causal) request.causal_shift = 0;
   BuiltMask<T> mask = build_mask<T>(run, request);

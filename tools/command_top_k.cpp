@@ -49,6 +49,7 @@ void search(Run& run, const AttentionFiles& files, Index count, const std::strin
   r.bytes = static_cast<double>(sizeof(T)) * static_cast<double>(q.size() + k.size() + scores.size());
   r.predicted_seconds = r.flops / (CostModel{}.tile_flops * (sizeof(T) == 4 ? 1.0 : 0.5));
   r.rounding_estimate = std::sqrt(static_cast<double>(s.width)) * (sizeof(T) == 4 ? 6e-8 : 1.1e-16);
+  r.extra_bytes = top_k_bytes(s.keys, s.width, count, sizeof(T), context.threads);
   run.describe(r, {r}, 1);
   run.report["size"] = s.queries == s.keys ? nlohmann::json(s.queries) : nlohmann::json({s.queries, s.keys});
   run.report["columns"] = count;

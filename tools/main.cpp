@@ -3,8 +3,9 @@
 #include "command.hpp"
 
 #include <cstdio>
+#include <exception>
 #include <new>
-#include <set>
+#include <sstream>
 
 namespace espalier::tools {
 
@@ -31,8 +32,13 @@ std::string parser_text(const CLI::ParseError& error, const std::string& command
   const std::string unknown = "The following arguments were not expected: ";
   for (const auto& start : {unknown_one, unknown}) {
     if (text.rfind(start, 0) != 0) continue;
-    const std::string words = text.substr(start.size());
-    const std::string word = words.substr(0, words.find(' '));
+    // An unknown flag's value is unexpected too, and may be named before it.
+    std::istringstream words(text.substr(start.size()));
+    std::string word;
+    for (std::string next; words >> next;) {
+      if (next.rfind("--", 0) == 0) return next + ": unknown flag " + help;
+      if (word.empty()) word = next;
+    }
     if (word.rfind("-", 0) == 0) return word + ": unknown flag " + help;
     return "'" + word + "': unexpected " + (command.empty() ? "command " : "argument ") + help;
   }

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <sstream>
 
 namespace espalier::tools {
 
@@ -51,6 +50,11 @@ class FlagArguments final : public FormArguments {
       : run_(&run), request_(&request), operand_(std::move(operand)), border_(border) {}
 
   std::string flag_name(const std::string& name) const { return request_->prefixed ? request_->role + "-" + name : name; }
+  // An error of the form. Forms name flags without the role: "--distance: ..." may be about --bias-distance.
+  [[noreturn]] void refuse(const std::string& text) const {
+    if (text.rfind("--", 0) != 0) throw FlagError(request_->role, text);
+    throw ValueError("--" + flag_name(text.substr(2)));
+  }
 
   std::string operand() const override { return operand_; }
   std::pair<Index, Index> size() const override {
@@ -137,7 +141,7 @@ class FlagArguments final : public FormArguments {
 
 // Runs the form's functions; errors without a file or flag get the mask's flag in front.
 template <class T>
-std::vector<MaskPointer<T>> run_builder(const MaskForm& form, FlagArguments& arguments, const std::string& role) {
+std::vector<MaskPointer<T>> run_builder(const MaskForm& form, FlagArguments& arguments) {
   try {
     if (form.grid_sizes) arguments.sources.grid = form.grid_sizes(arguments);
     if constexpr (std::is_same_v<T, float>) {
@@ -150,11 +154,9 @@ std::vector<MaskPointer<T>> run_builder(const MaskForm& form, FlagArguments& arg
   } catch (const FlagError&) {
     throw;
   } catch (const ValueError& error) {
-    const std::string text = error.what();
-    if (text.rfind("--", 0) == 0) throw;
-    throw FlagError(role, text);
+    arguments.refuse(error.what());
   } catch (const ShapeError& error) {
-    throw FlagError(role, error.what());
+    arguments.refuse(error.what());
   }
 }
 
@@ -207,7 +209,7 @@ BuiltMask<T> build_mask(Run& run, const MaskRequest& request) {
   const auto weights = border_weights(weight_text, prefix + "border-weight", request.role == "bias" ? 0.0 : 1.0);
   FlagArguments arguments(run, request, colon == std::string::npos ? "" : built.text.substr(colon + 1), built.border);
   run.set_up_seconds(seconds_of([&] {
-    built.heads = run_builder<T>(form, arguments, request.role);
+    built.heads = run_builder<T>(form, arguments);
     if (built.heads.empty()) throw FlagError(request.role, built.text + " has no head");
     if (built.border > 0) {
       for (auto& mask : built.heads) {
@@ -238,88 +240,6 @@ void make_causal(Run& run, BuiltMask<T>& m, Index shift) {
 }
 template void make_causal<float>(Run&, BuiltMask<float>&, Index);
 template void make_causal<double>(Run&, BuiltMask<double>&, Index);
-
-template <class T>
-void need_entries(Run& run, BuiltMask<T>& m, const std::string& flag) {
-  run.set_up_seconds(seconds_of([&] {
-    for (auto& mask : m.heads) {
-      if (mask->entries().kind != EntryKind::none) continue;
-      try {
-        // A causal order that leaves nothing out: the matrix is formed, every entry kept.
-        MaskOptions options;
-        options.tolerance = mask->options().tolerance;
-        mask = std::make_shared<CausalMask<T>>(mask, mask->cols(), options);
-      } catch (const ValueError& error) {
-        throw FlagError(flag, error.what());
-      }
-    }
-  }));
-}
-template void need_entries<float>(Run&, BuiltMask<float>&, const std::string&);
-template void need_entries<double>(Run&, BuiltMask<double>&, const std::string&);
-
-namespace {
-
-// The smallest entry; where it stands, where entries are looked at one by one.
-struct Smallest {
-  double value = 0;
-  Index row = -1, col = -1;
-};
-
-template <class T>
-Smallest smallest_entry(const Entries<T>& e) {
-  Smallest least;
-  const auto look = [&](double value, Index row, Index col) {
-    if (value < least.value) least = {value, row, col};
-  };
-  if (e.border_rows > 0 && e.cols > e.border_cols) look(static_cast<double>(e.border[0]), -1, -1);
-  if (e.border_cols > 0 && e.rows > e.border_rows) look(static_cast<double>(e.border[1]), -1, -1);
-  if (e.border_rows > 0 && e.border_cols > 0) look(static_cast<double>(e.border[2]), -1, -1);
-  if (e.kind == EntryKind::offset_table) {  // every element of the table is an entry
-    for (Index p = 0; p < e.table_size; ++p) look(static_cast<double>(e.scale * e.table[p]), -1, -1);
-    return least;
-  }
-  if (e.kind == EntryKind::ones) {
-    look(static_cast<double>(e.scale), -1, -1);
-    return least;
-  }
-  constexpr Index tile = 128;
-  std::vector<T> values(static_cast<std::size_t>(tile * tile));
-  for (Index i = 0; i < e.rows; i += tile) {
-    for (Index j = 0; j < e.cols; j += tile) {
-      const Index rows = std::min(tile, e.rows - i), cols = std::min(tile, e.cols - j);
-      fill_tile(e, i, rows, j, cols, values.data(), tile);
-      for (Index a = 0; a < rows; ++a) {
-        for (Index b = 0; b < cols; ++b)
-          look(static_cast<double>(values[static_cast<std::size_t>(a * tile + b)]), i + a, j + b);
-      }
-    }
-  }
-  return least;
-}
-
-}  // namespace
-
-template <class T>
-void need_non_negative(Run& run, const BuiltMask<T>& m) {
-  run.set_up_seconds(seconds_of([&] {
-    for (const auto& mask : m.heads) {
-      const Smallest least = smallest_entry(mask->entries());
-      if (!(least.value < 0)) continue;
-      std::ostringstream text;
-      text << m.text << ": ";
-      if (least.row >= 0) {
-        text << "entry (" << least.row << ", " << least.col << ") is ";
-      } else {
-        text << "an entry is ";
-      }
-      text << least.value << " (expected entries >= 0 under softmax)";
-      throw FlagError("mask", text.str());
-    }
-  }));
-}
-template void need_non_negative<float>(Run&, const BuiltMask<float>&);
-template void need_non_negative<double>(Run&, const BuiltMask<double>&);
 
 template <class T>
 Report chosen_engine(Run& run, const Mask<T>& mask, Shape shape) {

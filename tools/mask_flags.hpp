@@ -44,7 +44,8 @@ struct BuiltMask {
   std::vector<MaskPointer<T>> heads;
   MaskSources sources;
   Index border = 0;
-  bool causal = false;  // the form itself took care of the causal order
+  bool causal = false;     // the form itself took care of the causal order
+  double entry_error = 0;  // of entries of a graph's kernel, relative to its norm; known after need_entries
   Index rows() const { return heads.front()->rows(); }
   Index cols() const { return heads.front()->cols(); }
 };
@@ -62,10 +63,10 @@ void make_causal(Run& run, BuiltMask<T>& m, Index shift);
 template <class T>
 void need_entries(Run& run, BuiltMask<T>& m, const std::string& flag);
 
-// Softmax multiplies by its mask: FlagError where an entry is below 0. Cost: the table's size, or all entries where there is
-// none.
+// Softmax multiplies by its mask: FlagError where an entry is below 0 by more than its engine's error; within that error it
+// becomes 0. Cost: the table's size, or all entries where there is none.
 template <class T>
-void need_non_negative(Run& run, const BuiltMask<T>& m);
+void need_non_negative(Run& run, BuiltMask<T>& m);
 
 // The engine that will run, with the flag in front of its error text.
 template <class T>

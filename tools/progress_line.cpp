@@ -22,10 +22,12 @@ ProgressLine::~ProgressLine() {
 void ProgressLine::show(std::string_view phase, double fraction) {
   if (!active_) return;
   const auto now = Clock::now();
-  if (phase != phase_) {
+  // The same phase again from its beginning: another head, panel or repetition.
+  if (phase != phase_ || fraction < fraction_) {
     phase_ = phase;
     phase_start_ = now;
   }
+  fraction_ = fraction;
   const auto seconds = [](auto d) { return std::chrono::duration<double>(d).count(); };
   // Short work says nothing; a terminal is redrawn five times a second, a log gets a line every ten seconds.
   if (seconds(now - start_) < 1 || seconds(now - last_) < (terminal_ ? 0.2 : 10.0)) return;

@@ -23,6 +23,7 @@ class ProgressLine {
   bool terminal_, active_;
   bool drawn_ = false;
   std::string phase_;
+  double fraction_ = 0;
   Clock::time_point start_, phase_start_, last_;
 };
 

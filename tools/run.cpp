@@ -73,8 +73,7 @@ void add_common_flags(Flags& flags) {
   flags.later("parameter", "it comes with the adoption issue");
 }
 
-Run::Run(std::string command, Flags& f, Interrupts& interrupts)
-    : flags(f), outputs(interrupts), command_(std::move(command)), interrupts_(&interrupts) {
+Run::Run(std::string command, Flags& f, Interrupts& interrupts) : flags(f), outputs(interrupts), command_(std::move(command)) {
   flags.refuse_later();
   engine_ = flags.text("engine").value_or("auto");
   if (const auto tolerance = flags.number("tolerance")) {

@@ -67,7 +67,6 @@ class Run {
   std::string type_, report_path_;
   bool quiet_ = false;
   double set_up_seconds_ = 0;
-  Interrupts* interrupts_;
   std::unique_ptr<ProgressLine> line_;
   Progress progress_;
 };

@@ -348,6 +348,50 @@ void absorb_means(TensorView<U, B> q, In<U, B> k, double scale, Out<U, B> q_cent
   });
 }
 
+template <class T, class B>
+void balance_shifts(double weight_epsilon, TensorView<T, B> q_features, std::type_identity_t<TensorView<T, B>> q_log_shift,
+                    std::type_identity_t<TensorView<const T, B>> k_log_shift, VectorView<double, Cpu> row_log_shift) {
+  const Index batch = q_features.batch(), heads = q_features.heads(), rows = q_features.length();
+  const Index key_heads = k_log_shift.heads(), keys = k_log_shift.length();
+  check_tensor("q_log_shift", q_log_shift, batch, heads, rows, 1);
+  check_tensor("k_log_shift", k_log_shift, batch, key_heads, keys, 1);
+  if (row_log_shift.size != batch * heads * rows) throw ShapeError("row_log_shift", row_log_shift.size, batch * heads * rows);
+  if (key_heads < 1 || heads % key_heads != 0) {
+    throw ShapeError("k_log_shift", std::to_string(key_heads) + " heads", "a divisor of " + std::to_string(heads));
+  }
+  if (!(weight_epsilon > 0) || !std::isfinite(weight_epsilon)) throw ValueError("weight_epsilon must be finite and > 0");
+  for (Index b = 0; b < batch; ++b) {
+    for (Index h = 0; h < key_heads; ++h) {
+      const auto shift = k_log_shift.matrix(b, h);
+      for (Index j = 1; j < keys; ++j) {
+        if (shift(j, 0) != shift(0, 0)) throw ValueError("k_log_shift: one shift a head expected (FeatureShift::per_head)");
+      }
+    }
+  }
+  for (Index b = 0; b < batch; ++b) {
+    for (Index h = 0; h < heads; ++h) {
+      const auto features = q_features.matrix(b, h), shift = q_log_shift.matrix(b, h);
+      const double key = keys > 0 ? static_cast<double>(k_log_shift.matrix(b, h / (heads / key_heads))(0, 0)) : 0.0;
+      for (Index i = 0; i < rows; ++i) {
+        const T before = shift(i, 0);
+        // Rounded to T first: what the row is divided by and what is undone later are then the same number.
+        shift(i, 0) = std::max(before, static_cast<T>(std::log(weight_epsilon) - key));
+        row_log_shift[(b * heads + h) * rows + i] = static_cast<double>(shift(i, 0)) + key;
+        if (shift(i, 0) == before) continue;
+        const T factor = static_cast<T>(std::exp(static_cast<double>(before) - static_cast<double>(shift(i, 0))));
+        for (Index r = 0; r < features.cols; ++r) features(i, r) *= factor;
+      }
+    }
+  }
+}
+
+#define ESPALIER_INSTANTIATE(T)                                                                                          \
+  template ESPALIER_EXPORT void balance_shifts(double, TensorView<T, Cpu>, TensorView<T, Cpu>, TensorView<const T, Cpu>, \
+                                               VectorView<double, Cpu>);
+ESPALIER_INSTANTIATE(float)
+ESPALIER_INSTANTIATE(double)
+#undef ESPALIER_INSTANTIATE
+
 template class ESPALIER_EXPORT FeatureMap<float, Cpu>;
 template class ESPALIER_EXPORT FeatureMap<double, Cpu>;
 #define ESPALIER_INSTANTIATE(U, T)                                                                                     \

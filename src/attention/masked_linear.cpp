@@ -7,6 +7,7 @@
 #include "attention/heads.hpp"
 #include "backend/rows.hpp"
 #include "backend/tiles.hpp"
+#include "backend/transfers.hpp"
 #include "core/compiled_backend.hpp"
 
 #include <algorithm>
@@ -25,6 +26,21 @@ void check_options(const LinearOptions& o, const AttentionSizes& s) {
     throw ValueError("denominator_floor must be finite and >= 0");
   }
   check_key_counts(o.key_counts, s);
+  if (!o.weight_log_shift) return;
+  const Index rows = s.batch * s.heads * s.queries;
+  if (o.weight_log_shift.size != rows) throw ShapeError("weight_log_shift", o.weight_log_shift.size, rows);
+  for (Index i = 0; i < rows; ++i) {
+    if (!std::isfinite(o.weight_log_shift[i])) throw ValueError("weight_log_shift must be finite");
+  }
+}
+
+// weight_epsilon in the scale of each of `rows` query rows. exp(log epsilon - shift): epsilon alone may be out of range.
+template <class T, class B>
+backend::Buffer<T, B> row_weights(const LinearOptions& o, Index first, Index rows) {
+  std::vector<double> weights;
+  weights.reserve(static_cast<std::size_t>(rows));
+  for (Index i = first; i < first + rows; ++i) weights.push_back(std::exp(std::log(o.weight_epsilon) - o.weight_log_shift[i]));
+  return backend::uploaded<T, B>(weights);
 }
 
 // The product of one head, whatever its mask: the mask's own (without a mask: that of ones), or tiles over causal entries.
@@ -149,7 +165,19 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
     if (options.weight_epsilon > 0) {
       backend::Visible visible = everything;
       visible.keys = count;
-      backend::add_visible_sums<T, B>(options.weight_epsilon, visible, keys.v, y, d, inner);
+      if (!options.weight_log_shift) {
+        backend::add_visible_sums<T, B>(options.weight_epsilon, visible, keys.v, y, d, inner);
+      } else {
+        // Each row's own weight: the sums with weight 1 first.
+        backend::Buffer<T, B> memory(s.queries * (s.values + 1), inner);
+        const MatrixView<T, B> sums = memory.matrix(s.queries, s.values);
+        const MatrixView<T, B> counts(memory.data() + s.queries * s.values, s.queries, 1);
+        backend::fill(memory.matrix(s.queries, s.values + 1), T(0), inner);
+        backend::add_visible_sums<T, B>(1, visible, keys.v, sums, counts, inner);
+        const auto weights = row_weights<T, B>(options, (b * s.heads + h) * s.queries, s.queries);
+        backend::add_row_scaled<T, B>({weights.data(), s.queries}, sums, y, inner);
+        backend::add_row_scaled<T, B>({weights.data(), s.queries}, counts, d, inner);
+      }
     }
     Index floored_here = 0;
     if (options.normalize)
@@ -204,6 +232,7 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
     const Index count = keys_of(options.key_counts, b, s), used = queries_of(options.key_counts, b, s);
     const HeadKeys<T, B> keys(k.matrix(b, hk), v.matrix(b, hk), count, inner);
     backend::Buffer<T, B> y_bar(s.queries * s.values, inner), r_bar(s.queries, inner);
+    backend::Buffer<T, B> q_used(used < s.queries ? s.queries * s.width : 0, inner);
     backend::Buffer<T, B> q_new(gradients.q ? s.queries * s.width : 0, inner);
     backend::Buffer<T, B> k_new(gradients.k ? s.keys * s.width : 0, inner), v_new(gradients.v ? s.keys * s.values : 0, inner);
     const MatrixView<T, B> y_bars = y_bar.matrix(s.queries, s.values);
@@ -211,6 +240,9 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
       const backend::DividedRows<T, B> quotient{out.matrix(b, h),  out_bar.matrix(b, h),     normaliser.matrix(b, h), used,
                                                 options.normalize, options.denominator_floor};
       backend::divide_rows_vjp<T, B>(quotient, y_bars, {r_bar.data(), s.queries}, inner);
+      // Padding queries may hold anything, and 0 times NaN is NaN.
+      const MatrixView<const T, B> qs =
+          used < s.queries ? HeadKeys<T, B>::cleared(queries.matrix(b, h), q_used, used, inner) : queries.matrix(b, h);
       LowRankGradients<T, B> wanted;
       if (gradients.q) wanted.a = q_new.matrix(s.queries, s.width);
       if (gradients.k) wanted.b = k_new.matrix(s.keys, s.width);
@@ -219,11 +251,20 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
       LowRankCotangents<T, B> bars{y_bars, {}};
       if (options.normalize) bars.row_sum = {r_bar.data(), s.queries};
       const auto& product = products[static_cast<std::size_t>(masks.empty() ? 0 : masks.index(b, h, s.heads))];
-      product.backward({queries.matrix(b, h), keys.k, keys.v}, bars, wanted, inner);
+      product.backward({qs, keys.k, keys.v}, bars, wanted, inner);
       if (gradients.v && options.weight_epsilon > 0) {
         backend::Visible visible = everything;
         visible.keys = count;
-        backend::add_visible_sums_vjp<T, B>(options.weight_epsilon, visible, y_bars, wanted.x, inner);
+        if (!options.weight_log_shift) {
+          backend::add_visible_sums_vjp<T, B>(options.weight_epsilon, visible, y_bars, wanted.x, inner);
+        } else {
+          const auto weights = row_weights<T, B>(options, (b * s.heads + h) * s.queries, s.queries);
+          backend::Buffer<T, B> memory(s.queries * s.values, inner);
+          const MatrixView<T, B> weighted = memory.matrix(s.queries, s.values);
+          backend::fill(weighted, T(0), inner);
+          backend::add_row_scaled<T, B>({weights.data(), s.queries}, y_bars, weighted, inner);
+          backend::add_visible_sums_vjp<T, B>(1, visible, weighted, wanted.x, inner);
+        }
       }
       // Keys beyond the count are zeros here: what reaches them has no meaning to the caller.
       for (const auto& m : {wanted.b, wanted.x}) {

@@ -6,6 +6,7 @@
 #include "backend/elementwise.hpp"
 #include "backend/softmax_tiles.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 #include <utility>
@@ -118,6 +119,12 @@ void softmax_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v, Out<U, B> out
   }
   check_tensor_overlap("out", out, "log_sum_exp", log_sum_exp);
   backend::tile_softmax<T, B>(call.in, out, log_sum_exp, context);
+}
+
+std::size_t softmax_attention_bytes(Index width, Index values, std::size_t element, int threads) {
+  // Blocks of at most 512 rows and as many keys; scores, entries of bias and mask, and their like take 1 MiB of floats at most.
+  const Index elements = 2 * 512 * (width + values + 64) + (Index{1} << 18);
+  return static_cast<std::size_t>(elements) * element * static_cast<std::size_t>(threads) + (1u << 16);
 }
 
 template <class U, class B>

@@ -5,6 +5,7 @@
 #include "attention/checks.hpp"
 #include "backend/top_k.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <type_traits>
@@ -72,6 +73,14 @@ void top_k_search(TensorView<U, B> q, In<U, B> k, TensorView<I, B> indices, Out<
   const AttentionSizes s = check_qkv<T, B>(q, k, k);
   check_search<T, I, B>(s, q, k, indices, scores, options);
   backend::top_k<T, I, B>(search_inputs<T, B>(s, q, k, options), indices, scores, context);
+}
+
+std::size_t top_k_bytes(Index keys, Index width, Index count, std::size_t element, int threads) {
+  // Lists: candidates of at most 16 bytes in 32 MiB, or 32 lists if those alone take more; queries: 512 rows; keys: 16 KiB.
+  const Index list = 16 * (std::min(std::max(2 * std::min(count, keys), count + 32), keys) + 1);
+  const Index lists = std::max(32 * list, std::min(512 * list, Index{32} << 20));
+  const Index block = static_cast<Index>(element) * (512 * (width + 8) + count) + (1 << 16);
+  return static_cast<std::size_t>(lists + block) * static_cast<std::size_t>(threads) + (1u << 16);
 }
 
 template <class U, class I, class B>

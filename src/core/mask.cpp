@@ -10,8 +10,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace espalier {
+
+namespace {
+
+// In every report: texts of reports, closures, lists of threads, plans.
+constexpr std::size_t kBookkeeping = 1u << 16;
+
+}  // namespace
 
 template <class T, class B>
 Mask<T, B>::Mask(Index rows, Index cols, MaskOptions options) : rows_(rows), cols_(cols), options_(std::move(options)) {
@@ -111,6 +119,7 @@ std::vector<Report> Mask<T, B>::engines(Shape shape) const {
   for (Report& r : all) {
     if (exact_only && r.certificate) continue;
     names += (names.empty() ? "" : ", ") + r.engine;
+    r.extra_bytes += kBookkeeping;
     if (options_.engine == "auto" || options_.engine == r.engine) kept.push_back(std::move(r));
   }
   if (kept.empty()) {
@@ -137,7 +146,7 @@ std::vector<Report> Mask<T, B>::candidates(Shape shape) const {
   product.flops = 2.0 * static_cast<double>(rows_ + cols_) * columns;
   // The class says nothing of its cost: taken as one pass over memory a column with a factor for its inner work.
   product.predicted_seconds = options_.cost.call_seconds + 20 * product.flops / options_.cost.tile_flops;
-  product.extra_bytes = shape.rank > 0 ? Context<Cpu>{}.scratch_bytes : 0;
+  product.extra_bytes = panel_bytes(shape);
   product.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
   all.push_back(std::move(product));
   if (shape.rank > 0 && tiles) all.push_back(tile_report(shape, "direct"));
@@ -153,7 +162,7 @@ Report Mask<T, B>::tile_report(Shape shape, const std::string& engine) const {
   r.bytes = sizeof(T) * static_cast<double>(shape.heads) *
             (static_cast<double>(rows_) * static_cast<double>(shape.rank + shape.columns) * 2 +
              static_cast<double>(cols_) * static_cast<double>(shape.rank + shape.columns));
-  const double speed = options_.cost.tile_flops / (sizeof(T) / sizeof(float));
+  const double speed = options_.cost.tile_flops * (4.0 / sizeof(T));
   r.predicted_seconds = static_cast<double>(shape.heads) * options_.cost.call_seconds + r.flops / speed;
   r.reason = std::to_string(rows_) + " x " + std::to_string(cols_) + " entries by tiles, " +
              std::to_string(shape.rank + shape.columns) + " multiply-adds each";
@@ -259,6 +268,14 @@ void Mask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutp
   } else {
     low_rank_by_panels(in, out, transpose, context);
   }
+}
+
+template <class T, class B>
+std::size_t Mask<T, B>::panel_bytes(Shape shape) const {
+  if (shape.rank == 0) return 0;
+  const std::size_t column = sizeof(T) * static_cast<std::size_t>(rows_ + cols_);
+  const std::size_t wanted = column * static_cast<std::size_t>(shape.rank * (shape.columns + 1));
+  return std::max(column, std::min(wanted, Context<Cpu>{}.scratch_bytes));
 }
 
 template <class T, class B>

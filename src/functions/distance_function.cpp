@@ -135,6 +135,7 @@ std::optional<ExponentialForm> recognise_exponential(const DistanceFunction& f, 
   if (integers && f.last_integer() < range) range = f.last_integer();
   const std::vector<double> d = sample_points(range, integers);
   std::vector<double> value;
+  value.reserve(d.size());
   for (const double x : d) value.push_back(f(x));
   if (!std::all_of(value.begin(), value.end(), [](double v) { return std::isfinite(v); })) return std::nullopt;
   if (std::all_of(value.begin(), value.end(), [](double v) { return v == 0; })) return ExponentialForm{0, 0};

@@ -34,7 +34,7 @@ std::string behind_links(std::string path) {
     const ssize_t n = readlink(path.c_str(), buffer, sizeof(buffer));
     if (n < 0 || n >= static_cast<ssize_t>(sizeof(buffer))) return path;
     const std::string link(buffer, static_cast<std::size_t>(n));
-    path = !link.empty() && link[0] == '/' ? link : folder_of(path) + "/" + link;
+    path = !link.empty() && link[0] == '/' ? link : folder_of(path).append("/").append(link);
   }
   return path;
 }

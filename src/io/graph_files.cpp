@@ -8,6 +8,7 @@
 #include "io/lines.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <sstream>
 #include <tuple>
 

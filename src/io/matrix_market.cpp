@@ -27,7 +27,7 @@ Banner read_banner(Lines& lines, const std::string& format, const std::vector<st
                    const std::vector<std::string>& symmetries) {
   if (!lines.next() || lower(lines.word()) != "%%matrixmarket") lines.fail("no Matrix Market file (expected %%MatrixMarket)");
   const auto one_of = [&](const char* what, const std::vector<std::string>& allowed) {
-    const std::string w = lower(lines.word());
+    std::string w = lower(lines.word());
     if (std::find(allowed.begin(), allowed.end(), w) == allowed.end()) {
       std::string list;
       for (const auto& a : allowed) list += (list.empty() ? "" : " or ") + a;

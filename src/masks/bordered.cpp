@@ -266,8 +266,7 @@ std::vector<Report> BorderedMask<T, B>::candidates(Shape shape) const {
   for (Report& r : all) {
     const double flops = 2 * length * columns * static_cast<double>(std::max<Index>(1, shape.rank));
     r.flops += flops;
-    r.predicted_seconds +=
-        4 * this->options().cost.call_seconds + flops / this->options().cost.tile_flops * (sizeof(T) / sizeof(float));
+    r.predicted_seconds += 4 * this->options().cost.call_seconds + flops / this->options().cost.tile_flops * (sizeof(T) / 4.0);
     r.extra_bytes += backend::state_product_bytes(std::max(shape.rank, shape.columns) + 1,
                                                   std::max(shape.rank, shape.columns) + 1, sizeof(T));
     r.reason += "; the border beside it";

@@ -94,12 +94,11 @@ namespace {
 template <class T>
 std::vector<MaskPointer<T>> build_dense(FormArguments& arguments) {
   const FormArray a = arguments.array_file(arguments.operand());
-  if (!arguments.additive()) {
-    for (std::size_t p = 0; p < a.values.size(); ++p) {
-      if (!std::isfinite(a.values[p])) {
-        throw FormatError(arguments.operand(), 0, "element " + std::to_string(p) + " is not finite (expected finite entries)");
-      }
-    }
+  for (std::size_t p = 0; p < a.values.size(); ++p) {
+    if (std::isfinite(a.values[p]) || (arguments.additive() && a.values[p] < 0)) continue;
+    throw FormatError(arguments.operand(), 0,
+                      "element " + std::to_string(p) + " is not finite (expected finite entries" +
+                          (arguments.additive() ? ", or -inf for pairs left out)" : ")"));
   }
   if (a.shape.size() != 2) throw ShapeError(arguments.operand(), std::to_string(a.shape.size()) + " dimensions", "2");
   return {std::make_shared<DenseMask<T>>(MatrixView<const double>(a.values.data(), a.shape[0], a.shape[1]),

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <mutex>
 
 namespace espalier {
@@ -145,7 +146,7 @@ std::vector<Report> DiffusionMask<T, B>::candidates(Shape shape) const {
   chebyshev.predicted_seconds = this->options().cost.call_seconds +
                                 std::max(chebyshev.flops / this->options().cost.sparse_flops * (inner_double ? 1.6 : 1),
                                          chebyshev.bytes / this->options().cost.bandwidth);
-  chebyshev.extra_bytes = static_cast<std::size_t>(3 * n * 16 * element) + (shape.rank > 0 ? Context<Cpu>{}.scratch_bytes : 0);
+  chebyshev.extra_bytes = static_cast<std::size_t>(3 * n * 16 * element) + this->panel_bytes(shape);
   chebyshev.reason = std::to_string(chebyshev.terms) + " terms for time " + std::to_string(expansion_->time) +
                      " on a spectrum of width " + std::to_string(op.high - op.low) +
                      (inner_double && sizeof(T) == 4 ? ", in double" : "");

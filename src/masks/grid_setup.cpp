@@ -91,6 +91,7 @@ template <class F>
 void for_each_offset(const std::vector<Index>& sizes, Distance distance, bool causal, const F& visit) {
   const Index size = grid_table_size(sizes), centre = (size - 1) / 2;
   std::vector<Index> o;
+  o.reserve(sizes.size());
   for (const Index n : sizes) o.push_back(1 - n);
   for (Index position = 0; position < size; ++position) {
     if (!causal || position >= centre) {
@@ -250,7 +251,7 @@ Distance parse_distance(const std::string& name) {
   if (name == "l2") return Distance::l2;
   if (name == "max") return Distance::max;
   if (name == "offset") return Distance::offset;
-  throw ValueError("--distance " + name + ": expected l1, l2, max or offset");
+  throw ValueError("--distance: '" + name + "' (expected l1, l2, max or offset)");
 }
 
 std::string shape_text(const std::vector<Index>& shape) {
@@ -276,6 +277,7 @@ std::vector<MaskPointer<T>> build_grid(FormArguments& arguments) {
   }
   (void)grid_length(sizes);
   std::vector<Index> expected;
+  expected.reserve(sizes.size());
   for (const Index n : sizes) expected.push_back(2 * n - 1);
   const bool heads = table->shape.size() == sizes.size() + 1;
   const std::vector<Index> own(table->shape.begin() + (heads ? 1 : 0), table->shape.end());

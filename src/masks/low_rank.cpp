@@ -176,8 +176,8 @@ std::vector<Report> LowRankMask<T, B>::candidates(Shape shape) const {
              std::to_string(shape.columns) + " numbers instead of " + std::to_string(this->rows()) + " x " +
              std::to_string(this->cols()) + " pairs";
   const double done = 2 * length * static_cast<double>(width) * static_cast<double>(backend::padded_width(shape.columns + 1));
-  r.predicted_seconds = static_cast<double>(shape.heads * passes) * 2 * cost.call_seconds +
-                        done / (cost.tile_flops / (sizeof(T) / sizeof(float)));
+  r.predicted_seconds =
+      static_cast<double>(shape.heads * passes) * 2 * cost.call_seconds + done / cost.tile_flops * (sizeof(T) / 4.0);
   // The widest of the products and of those that the gradients are made of.
   const Index widest = std::max({width, shape.columns, shape.rank}) + 1;
   r.extra_bytes = backend::state_product_bytes(widest, widest, sizeof(T));

@@ -136,7 +136,7 @@ std::vector<Report> OnesMask<T, B>::candidates(Shape shape) const {
     // The register tile works on whole panels of columns, and a causal pass reads its keys twice.
     const double padded = static_cast<double>(backend::padded_width(shape.columns + 1));
     const double done = heads * length * ((causal_ ? 3 : 2) * m * padded + (causal_ ? 64 * (m + padded) : 0));
-    r.predicted_seconds = 2 * heads * cost.call_seconds + done / (cost.tile_flops / (sizeof(T) / sizeof(float)));
+    r.predicted_seconds = 2 * heads * cost.call_seconds + done / cost.tile_flops * (sizeof(T) / 4.0);
   }
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
   r.row_wise = true;

@@ -14,7 +14,7 @@ template <class T>
 std::vector<MaskPointer<T>> build_ones(FormArguments& arguments) {
   const auto [rows, cols] = arguments.size();
   if (rows == 0 && cols == 0) {
-    throw ValueError("--mask ones: its size comes from other input (rows of X, queries and keys), and there is none here");
+    throw ValueError("ones: its size comes from other input (rows of X, queries and keys), and there is none here");
   }
   const std::optional<Index> shift = arguments.causal_shift();
   return {std::make_shared<OnesMask<T>>(rows, cols, shift.has_value(), shift.value_or(0), arguments.mask_options())};

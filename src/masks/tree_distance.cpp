@@ -213,7 +213,7 @@ std::vector<Report> TreeDistanceMask<T, B>::candidates(Shape shape) const {
     const double panels = std::ceil(columns / 32);
     r.predicted_seconds = cost.call_seconds + std::max(0.9e-9 * nodes * columns, 10e-9 * nodes * panels) +
                           (in_cache ? 0 : r.bytes / cost.bandwidth);
-    r.extra_bytes = (shape.rank > 0 ? scratch : 0) +
+    r.extra_bytes = this->panel_bytes(shape) +
                     std::max(backend::tree_sweep_bytes<T, B>(forest, state_->between != 0, widest, scratch),
                              backend::tree_sweep_gradient_bytes<T, B>(forest, widest, scratch) + n * sizeof(double));
     r.rounding_estimate = 4 * std::numeric_limits<T>::epsilon();

@@ -289,7 +289,7 @@ std::vector<MaskPointer<T>> build_tree(FormArguments& arguments) {
   std::shared_ptr<const Tree> tree = arguments.tree_file(arguments.operand());
   if (arguments.flag("unweighted")) tree = std::make_shared<const Tree>(tree->unweighted());
   const std::optional<DistanceFunction> f = arguments.function();
-  if (!f) throw ValueError("--mask tree needs --function F, a function of the path length d");
+  if (!f) throw ValueError("tree: --function F is needed, a function of the path length d");
   TreeOptions options;
   static_cast<MaskOptions&>(options) = arguments.mask_options();
   options.between_trees = arguments.number("between-trees").value_or(0);

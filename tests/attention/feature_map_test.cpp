@@ -8,6 +8,7 @@
 
 #include "support/attention_reference.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -226,4 +227,158 @@ TEST_CASE("wrong options and shapes are refused") {
   CHECK_THROWS_AS(map.apply(x.view, y.view, es::FeatureShift::per_row), es::ValueError);
   CHECK_THROWS_AS(map.apply(x.view, x.view), es::ValueError);
   CHECK(y.memory == std::vector<float>(6, 4.0f));
+}
+
+// ---- a weight epsilon beside stabilised features ------------------------------------------------------------------------
+
+namespace {
+
+using Wide = long double;  // exp(-4000) is still a number
+
+// exp(w_r . x' - |x'|^2 / 2) / sqrt(m) + epsilon.
+std::vector<Wide> wide_features(const es::FeatureMap<double>& map, const Tensor& x, Index b, Index h, Index i) {
+  const Wide scale = map.options().scale.value_or(1 / std::sqrt(static_cast<double>(x.d)));
+  std::vector<Wide> y;
+  for (Index r = 0; r < map.features(); ++r) {
+    Wide dot = 0, square = 0;
+    for (Index k = 0; k < x.d; ++k) {
+      dot += static_cast<Wide>(map.projection()[static_cast<std::size_t>(r * x.d + k)]) * std::sqrt(scale) * x(b, h, i, k);
+      square += scale * x(b, h, i, k) * x(b, h, i, k);
+    }
+    y.push_back(std::exp(dot - square / 2) / std::sqrt(static_cast<Wide>(map.features())) +
+                static_cast<Wide>(map.options().epsilon));
+  }
+  return y;
+}
+
+struct WideAttention {
+  std::vector<double> out, log_denominator;
+};
+WideAttention wide_attention(const es::FeatureMap<double>& map, const Tensor& q, const Tensor& k, const Tensor& v,
+                             double epsilon, bool causal) {
+  WideAttention r;
+  for (Index h = 0; h < q.h; ++h) {
+    for (Index i = 0; i < q.l; ++i) {
+      const std::vector<Wide> a = wide_features(map, q, 0, h, i);
+      Wide total = 0;
+      std::vector<Wide> sum(static_cast<std::size_t>(v.d));
+      for (Index j = 0; j < (causal ? i + 1 : k.l); ++j) {
+        const std::vector<Wide> b = wide_features(map, k, 0, h / (q.h / k.h), j);
+        Wide w = epsilon;
+        for (std::size_t f = 0; f < a.size(); ++f) w += a[f] * b[f];
+        total += w;
+        for (Index c = 0; c < v.d; ++c) sum[static_cast<std::size_t>(c)] += w * v(0, h / (q.h / k.h), j, c);
+      }
+      r.log_denominator.push_back(static_cast<double>(std::log(total)));
+      for (const Wide s : sum) r.out.push_back(static_cast<double>(s / total));
+    }
+  }
+  return r;
+}
+
+// Rows of very different norms, rounded to float so that both types see the same numbers.
+Tensor rows_of_all_sizes(Index h, Index l, Index d, double largest, unsigned seed) {
+  Tensor t = random_tensor(1, h, l, d, seed);
+  for (Index i = 0; i < l; ++i) {
+    for (Index ih = 0; ih < h; ++ih) {
+      for (Index c = 0; c < d; ++c) {
+        t(0, ih, i, c) = static_cast<float>(t(0, ih, i, c) * largest * static_cast<double>(i % 4) / 3);
+      }
+    }
+  }
+  return t;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("a weight epsilon beside features far out of range of the type", T, float, double) {
+  const Index l = 12, d = 4;
+  // The exponents of one row, w . x' - |x'|^2 / 2 with |x'|^2 up to scale d largest^2, reach -2000: e^-2000 is no double.
+  const double largest = 45;
+  const es::FeatureOptions options{.kind = es::FeatureKind::positive_softmax, .features = 16, .seed = 5};
+  const es::FeatureMap<double> exact(d, options);
+  const es::FeatureMap<T> map(d, options);
+  const Tensor v = random_tensor(1, 1, l, 3, 3), g = random_tensor(1, 2, l, 3, 4);
+  for (const double key_size : {1.0, largest}) {
+    for (const double epsilon : {1e-8, 1.0, 1e-300}) {
+      for (const bool causal : {false, true}) {
+        Tensor q = rows_of_all_sizes(2, l, d, largest, 1), k = rows_of_all_sizes(1, l, d, key_size, 2);
+        CAPTURE(key_size);
+        CAPTURE(epsilon);
+        CAPTURE(causal);
+        Stored<T> sq(q), sk(k), sv(v), fq(1, 2, l, 16), fk(1, 1, l, 16), q_shift(1, 2, l, 1), k_shift(1, 1, l, 1);
+        Stored<T> out(1, 2, l, 3), den(1, 2, l, 1);
+        map.apply(sq.view, fq.view, es::FeatureShift::per_row, q_shift.view);
+        map.apply(sk.view, fk.view, es::FeatureShift::per_head, k_shift.view);
+        std::vector<double> shift(static_cast<std::size_t>(2 * l));
+        es::balance_shifts(epsilon, fq.view, q_shift.view, k_shift.view, {shift.data(), 2 * l});
+        const es::LinearOptions linear{.weight_epsilon = epsilon,
+                                       .causal = causal ? es::Causal::top_left : es::Causal::none,
+                                       .weight_log_shift = {shift.data(), 2 * l}};
+        const auto result = es::masked_linear_attention(fq.view, fk.view, sv.view, {}, out.view, den.view, linear);
+        CHECK(result.floored_rows == 0);
+        // An exponent of size E carries E eps of rounding in the scale and the square and in their shift; weights are positive,
+        // so that a ratio has at most twice that of its terms.
+        const double bound = 4 * 2000 * std::numeric_limits<T>::epsilon();
+        const WideAttention want = wide_attention(exact, q, k, v, epsilon, causal);
+        CHECK(relative_to_max(out.flat(), want.out) < 2 * bound);
+        double worst = 0;
+        for (std::size_t p = 0; p < shift.size(); ++p) {
+          CHECK(shift[p] >= std::log(epsilon) - 1e-4 * std::abs(std::log(epsilon)));
+          worst = std::max(worst, std::abs(std::log(static_cast<double>(den.flat()[p])) + shift[p] - want.log_denominator[p]));
+        }
+        CHECK(worst < bound);
+        if (sizeof(T) == 4) continue;
+
+        Stored<T> sg(g), fq_bar(1, 2, l, 16), fk_bar(1, 1, l, 16), q_bar(1, 2, l, d), k_bar(1, 1, l, d), v_bar(1, 1, l, 3);
+        es::masked_linear_attention_vjp(fq.view, fk.view, sv.view, {}, out.view, den.view, sg.view,
+                                        {.q = fq_bar.view, .k = fk_bar.view, .v = v_bar.view}, linear);
+        map.apply_vjp(sq.view, fq.view, q_shift.view, fq_bar.view, q_bar.view);
+        map.apply_vjp(sk.view, fk.view, k_shift.view, fk_bar.view, k_bar.view);
+        Tensor values = v;
+        const auto loss = [&] {
+          const auto r = wide_attention(exact, q, k, values, epsilon, causal);
+          double sum = 0;
+          for (std::size_t p = 0; p < r.out.size(); ++p) sum += r.out[p] * g.values[p];
+          return sum;
+        };
+        // Differences of a loss near 1 with a step of 1e-5 carry an error of 1e-11 of their own, and where epsilon or the keys
+        // of norm 0 outweigh all others, the gradient in q is smaller than that.
+        const auto agree = [&](const std::vector<T>& got, std::vector<double>& at) {
+          const std::vector<double> differences = central_differences(at, loss);
+          double error = 0, size = 0;
+          for (std::size_t p = 0; p < got.size(); ++p) {
+            error = std::max(error, std::abs(static_cast<double>(got[p]) - differences[p]));
+            size = std::max(size, std::abs(differences[p]));
+          }
+          return error <= 1e-6 * size + 1e-9;
+        };
+        CHECK(agree(q_bar.flat(), q.values));
+        CHECK(agree(k_bar.flat(), k.values));
+        CHECK(agree(v_bar.flat(), values.values));
+      }
+    }
+  }
+}
+
+TEST_CASE("balance_shifts refuses shifts that are not one a head, and wrong sizes") {
+  Stored<double> f(1, 2, 3, 4), s(1, 2, 3, 1), k(1, 1, 3, 1);
+  std::vector<double> rows(6, 7.0);
+  const es::VectorView<double> view{rows.data(), 6};
+  CHECK_THROWS_AS(es::balance_shifts(0, f.view, s.view, k.view, view), es::ValueError);
+  CHECK_THROWS_AS(es::balance_shifts(std::nan(""), f.view, s.view, k.view, view), es::ValueError);
+  CHECK_THROWS_AS(es::balance_shifts(1, f.view, s.view, k.view, es::VectorView<double>{rows.data(), 5}), es::ShapeError);
+  CHECK_THROWS_AS(es::balance_shifts(1, f.view, k.view, k.view, view), es::ShapeError);
+  k.view.matrix(0, 0)(1, 0) = 1;
+  CHECK_THROWS_AS(es::balance_shifts(1, f.view, s.view, k.view, view), es::ValueError);
+  CHECK(rows == std::vector<double>(6, 7.0));
+  // The option itself.
+  Stored<double> v(1, 1, 3, 2), out(1, 2, 3, 2), fk(1, 1, 3, 4);
+  CHECK_THROWS_AS(es::masked_linear_attention(f.view, fk.view, v.view, {}, out.view, {},
+                                              {.weight_epsilon = 1, .weight_log_shift = {rows.data(), 5}}),
+                  es::ShapeError);
+  rows[2] = std::numeric_limits<double>::infinity();
+  CHECK_THROWS_AS(es::masked_linear_attention(f.view, fk.view, v.view, {}, out.view, {},
+                                              {.weight_epsilon = 1, .weight_log_shift = {rows.data(), 6}}),
+                  es::ValueError);
 }

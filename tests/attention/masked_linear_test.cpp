@@ -184,6 +184,43 @@ TEST_CASE("gradients equal central differences") {
   }
 }
 
+// Found by use: padding rows of Q with NaN reached every gradient as 0 times NaN.
+TEST_CASE("padding queries and keys may hold NaN: gradients are those of the rest, and 0 on the padding") {
+  const Index l = 7, used = 4;
+  Tensor q = random_tensor(1, 2, l, 3, 1, true), k = random_tensor(1, 1, l, 3, 2, true), v = random_tensor(1, 1, l, 2, 3);
+  const Tensor g = random_tensor(1, 2, l, 2, 4);
+  const std::int64_t count[] = {used};
+  const Masked m(1, l, l, 5);
+  const auto masks = m.build<double>();
+  std::vector<std::vector<double>> results;
+  for (const double padding : {0.5, std::nan("")}) {
+    for (Tensor* t : {&q, &k, &v}) {
+      for (Index h = 0; h < t->h; ++h) {
+        for (Index i = used; i < l; ++i) {
+          for (Index c = 0; c < t->d; ++c) (*t)(0, h, i, c) = padding;
+        }
+      }
+    }
+    Stored<double> sq(q), sk(k), sv(v), sg(g), out(1, 2, l, 2), den(1, 2, l, 1), qb(1, 2, l, 3), kb(1, 1, l, 3), vb(1, 1, l, 2);
+    std::vector<double> all(static_cast<std::size_t>(l * l));
+    const es::LinearOptions options{.weight_epsilon = 0.1, .key_counts = {count, 1}};
+    es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, den.view, options);
+    es::masked_linear_attention_vjp(sq.view, sk.view, sv.view, masks, out.view, den.view, sg.view,
+                                    {.q = qb.view, .k = kb.view, .v = vb.view, .parameters = {all.data(), 1, l * l}}, options);
+    for (const auto* more : {&out.memory, &den.memory, &qb.memory, &kb.memory, &vb.memory}) {
+      all.insert(all.end(), more->begin(), more->end());
+    }
+    for (Index i = used; i < l; ++i) {
+      for (Index c = 0; c < 3; ++c) {
+        CHECK(qb.view.matrix(0, 1)(i, c) == 0);
+        CHECK(kb.view.matrix(0, 0)(i, c) == 0);
+      }
+    }
+    results.push_back(std::move(all));
+  }
+  CHECK(results[0] == results[1]);
+}
+
 TEST_CASE_TEMPLATE("the same bits for any number of threads, and in little scratch memory", T, float, double) {
   const Tensor q = random_tensor(2, 2, 70, 5, 1, true), k = random_tensor(2, 2, 70, 5, 2, true),
                v = random_tensor(2, 2, 70, 4, 3);

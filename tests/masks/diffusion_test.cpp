@@ -8,6 +8,7 @@
 #include "support/chebyshev_reference.hpp"
 #include "support/mask_laws.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <numbers>

@@ -475,3 +475,34 @@ TEST_CASE("errors") {
   options.engine = "sweep";
   CHECK_THROWS_AS((void)GridMask<float>({4}, std::span<const double>(seven), options).report({.columns = 1}), ValueError);
 }
+
+// Found by use: tile products of minutes said nothing of how far they were.
+TEST_CASE("every engine tells how far a product and its gradients are") {
+  for (const char* engine : {"direct", "fft"}) {
+    if (engine == std::string("fft") && !has_fft()) continue;
+    GridOptions options;
+    options.engine = engine;
+    const GridMask<float> mask({700}, Exponential{0.01, 1}, Distance::l1, options);
+    const std::vector<float> x(700 * 40, 1.0F);
+    std::vector<float> y(x), a_bar(700 * 3);
+    const MatrixView<const float> xs(x.data(), 700, 40), features(x.data(), 700, 3);
+    std::vector<double> seen;
+    Progress progress;
+    progress.callback = [&](std::string_view phase, double fraction) {
+      CHECK(!phase.empty());
+      seen.push_back(fraction);
+    };
+    const Context<Cpu> context{.threads = 1, .progress = &progress};
+    const auto complete = [&](const auto& call) {
+      seen.clear();
+      call();
+      return seen.size() > 1 && std::is_sorted(seen.begin(), seen.end()) && seen.front() > 0 && seen.back() == 1;
+    };
+    CAPTURE(engine);
+    CHECK(complete([&] { mask.multiply(xs, {y.data(), 700, 40}, context); }));
+    CHECK(complete([&] { mask.multiply_low_rank({features, features, xs}, {{y.data(), 700, 40}, {}}, context); }));
+    CHECK(complete([&] {
+      mask.multiply_low_rank_vjp({features, features, xs}, {xs, {}}, {{a_bar.data(), 700, 3}, {}, {}, {}}, context);
+    }));
+  }
+}

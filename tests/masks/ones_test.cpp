@@ -5,6 +5,7 @@
 #include <espalier/masks/ones.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "support/inputs.hpp"

@@ -4,7 +4,9 @@
 
 #include <espalier/core/views.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <vector>
 

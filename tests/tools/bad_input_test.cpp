@@ -83,7 +83,9 @@ const std::vector<BadCase> cases = {
     {multiply + "--mask grid:5 --function '1/d'", "--mask: "},
     {multiply + "--mask grid:5 --function 'd,d'", "--function: 'd,d' has several values"},
     {multiply + "--mask grid:5 --function table:short.npy", "no value at d = "},
-    {multiply + "--mask grid:5 --function 'exp(-d)' --distance l3", "--distance"},
+    {multiply + "--mask grid:5 --function 'exp(-d)' --distance l3", "--distance: 'l3' (expected l1, l2, max or offset)"},
+    {"multiply --mask ones --input cube.npy --output old.npy",
+     "cube.npy: shape [1, 1, 2, 2] (expected [1] or [1, c] for ones)"},
     {multiply + "--mask ones --time 3", "--time: means nothing here"},
     {multiply + "--mask ones --border -1", "--border: -1 (expected at least 0)"},
     {multiply + "--mask ones --border 1 --border-weight 1,2",
@@ -137,6 +139,18 @@ const std::vector<BadCase> cases = {
     {softmax + "--mask grid:5 --function 'cos(d)'",
      "--mask: grid:5: an entry is -0.989992 (expected entries >= 0 under softmax)"},
     {softmax + "--mask grid:4 --function 'exp(-d)' --border 1 --border-weight=-1", "--mask: grid:4: an entry is -1 "},
+    {softmax + "--bias dense:infinite.npy",
+     "infinite.npy: element 1 is not finite (expected finite entries, or -inf for pairs left out)"},
+    {attend + "--attention linear --feature-map positive-softmax --scale 0", "--scale: 0 (expected > 0: its root is taken)"},
+    {"top-k --query q.npy --key k.npy --k 2 --indices old.npy --mask ones", "--mask: unknown flag"},
+    {multiply + "--mask ones --in x.npy", "--in: unknown flag"},
+    // flags of a bias beside a mask carry its name
+    {softmax + "--mask ones --bias grid:5 --bias-function d --bias-distance l3", "--bias-distance: 'l3' (expected l1"},
+    {softmax + "--mask ones --bias grid:5 --bias-table x.npy", "--bias-table: got 5, expected 9 (or one table a head: H x 9)"},
+    {softmax + "--mask ones --bias graph:g.txt --bias-time 1 --bias-operator heat", "--bias-operator: 'heat' (expected"},
+    {softmax + "--mask ones --bias grid:5 --bias-function 'exp(-x)'", "--bias-function: 'exp(-x)'"},
+    {softmax + "--mask ones --bias grid:5 --bias-function d --bias-border x", "--bias-border: 'x' (expected an integer)"},
+    {softmax + "--mask ones --bias grid:4 --bias-function d", "one extra token? add --bias-border 1)"},
     {softmax + "--engine fft", "--engine: 'fft' (expected direct"},
     {"attend --attention softmax --query q.npy --key long.npy --value longv.npy --output old.npy --causal",
      "--causal: q.npy has 5 rows, long.npy 7: say the alignment"},
@@ -198,6 +212,7 @@ TEST_CASE("every mistake has its exit code and text, and changes nothing") {
   folder.array("short.npy", {2}, std::vector<double>(2, 1));
   folder.array("infinite.npy", {2, 2}, std::vector<double>{1, 1.0 / 0.0, 1, 1});
   folder.array("negative.npy", {5, 5}, std::vector<double>(25, -1));
+  folder.array("cube.npy", {1, 1, 2, 2}, std::vector<double>(4, 1));
   folder.array("integers.npy", {5}, std::vector<std::int64_t>(5, 1));
   const std::string whole = text_of(folder.path("x.npy"));
   folder.text("cut.npy", whole.substr(0, whole.size() - 28));

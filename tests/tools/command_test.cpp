@@ -366,8 +366,9 @@ TEST_CASE("row draws pictures; info describes; node lists") {
       {"graph:graph.txt --time 1 --coordinates xy.npy", 0},
       {"graph:graph.txt --time 1", 2},
   };
-  for (const auto& [flags, code] : pictures) {
-    CAPTURE(flags);
+  for (const auto& picture : pictures) {
+    const auto [flags, code] = picture;
+    CAPTURE(picture.first);
     const Outcome r = folder.run("row --mask " + flags + " --row 1 --output p.png");
     CHECK_MESSAGE(r.code == code, r.err);
     if (code == 0) CHECK(text_of(folder.path("p.png")).substr(1, 3) == "PNG");
@@ -632,6 +633,96 @@ TEST_CASE("positive softmax features: shifts are undone in every output") {
       }
     }
   }
+}
+
+// Found by use: with --weight-epsilon features ran without shifts, and float data of norm 30 gave rows without a key.
+TEST_CASE("positive softmax features of large inputs beside a weight epsilon") {
+  const Folder folder;
+  const Vector w = numbers(4 * 3, 41);
+  folder.array("w.npy", {4, 3}, w);
+  Attention a;
+  a.q = numbers(2 * 5 * 3, 1);
+  a.k = numbers(2 * 5 * 3, 2);
+  a.v = numbers(2 * 5 * 2, 3);
+  // Products of the first rows of features reach e^-150, those of the last stay near 1; epsilon lies between them.
+  for (std::size_t p = 0; p < a.q.size(); ++p) a.q[p] = static_cast<float>(a.q[p] * (p % 15 < 9 ? 12 : 1));
+  for (double& x : a.k) x = static_cast<float>(x);
+  for (double& x : a.v) x = static_cast<float>(x);
+  a.weight_epsilon = 1e-30;
+  a.feature = [&w](const double* x) {
+    Vector y(4);
+    double square = 0;
+    for (int c = 0; c < 3; ++c) square += x[c] * x[c];
+    for (std::size_t r = 0; r < 4; ++r) {
+      double dot = 0;
+      for (std::size_t c = 0; c < 3; ++c) dot += w[r * 3 + c] * x[c];
+      y[r] = std::exp(dot - square / 2) / 2;
+    }
+    return y;
+  };
+  folder.array<float>("q.npy", {2, 5, 3}, std::vector<float>(a.q.begin(), a.q.end()));
+  folder.array<float>("k.npy", {2, 5, 3}, std::vector<float>(a.k.begin(), a.k.end()));
+  folder.array<float>("v.npy", {2, 5, 2}, std::vector<float>(a.v.begin(), a.v.end()));
+  const Outcome run = folder.run(
+      "attend --attention linear --query q.npy --key k.npy --value v.npy --output o.npy --normalizer d.npy --report r.json "
+      "--feature-map positive-softmax --projection w.npy --scale 1 --weight-epsilon 1e-30");
+  REQUIRE_MESSAGE(run.code == 0, run.err);
+  const Vector want = a.forward();
+  // Exponents up to 500 in float: 500 eps each; positive weights.
+  CHECK(largest_difference(folder.read("o.npy", {2, 5, 2}), want) < 1e-4);
+  CHECK(text_of(folder.path("r.json")).find("\"floored_rows\": 0") != std::string::npos);
+}
+
+// Found by use: NaN in padding rows of Q gave NaN gradients.
+TEST_CASE("padding rows of Q, K and V may hold NaN under every kind of attention") {
+  const Folder folder;
+  Vector q = numbers(6 * 3, 1), k = numbers(6 * 3, 2), v = numbers(6 * 2, 3);
+  folder.array("g.npy", {6, 2}, numbers(6 * 2, 4));
+  folder.array<std::int64_t>("n.npy", {1}, {4});
+  const std::vector<std::string> kinds = {"linear --feature-map exp", "linear --feature-map positive-softmax --features 5",
+                                          "linear --feature-map elu --weight-epsilon 0.1", "softmax", "top-k --k 2"};
+  for (const std::string& kind : kinds) {
+    std::vector<Vector> results[2];
+    for (const int run : {0, 1}) {
+      const double padding = run == 0 ? 0.5 : std::nan("");
+      std::fill(q.begin() + 12, q.end(), padding);
+      std::fill(k.begin() + 12, k.end(), padding);
+      std::fill(v.begin() + 8, v.end(), padding);
+      folder.array("q.npy", {6, 3}, q);
+      folder.array("k.npy", {6, 3}, k);
+      folder.array("v.npy", {6, 2}, v);
+      const Outcome r =
+          folder.run("attend --query q.npy --key k.npy --value v.npy --output o.npy --key-count n.npy --attention " + kind +
+                     " --output-gradient g.npy --query-gradient qg.npy --key-gradient kg.npy " + "--value-gradient vg.npy");
+      REQUIRE_MESSAGE(r.code == 0, r.err);
+      results[run] = {folder.read("o.npy", {6, 2}), folder.read("qg.npy", {6, 3}), folder.read("kg.npy", {6, 3}),
+                      folder.read("vg.npy", {6, 2})};
+    }
+    CAPTURE(kind);
+    CHECK(results[0] == results[1]);
+    for (const std::size_t p : {12, 17}) {
+      CHECK(results[1][1][p] == 0);
+      CHECK(results[1][2][p] == 0);
+    }
+  }
+}
+
+// Found by use: exp(tA) of a path has entries of 1e-20, which came out as -1e-14 and were refused.
+TEST_CASE("kernels of graphs under softmax: entries that are 0 up to the engine's error are no negative masks") {
+  const Folder folder;
+  std::string edges;
+  for (int i = 0; i + 1 < 60; ++i) edges += std::to_string(i) + " " + std::to_string(i + 1) + "\n";
+  folder.text("path.txt", edges);
+  folder.array("q.npy", {60, 2}, numbers(120, 1));
+  const std::string run = "attend --attention softmax --query q.npy --key q.npy --value q.npy --output o.npy ";
+  for (const char* type : {"float", "double"}) {
+    const Outcome r = folder.run(run + "--mask graph:path.txt --time 3 --operator adjacency --type " + type);
+    CHECK_MESSAGE(r.code == 0, r.err);
+  }
+  folder.text("path.txt", edges + "0 59 -1\n");  // exp(tA) has entries far below 0
+  const Outcome refused = folder.run(run + "--mask graph:path.txt --time 1 --operator adjacency");
+  CHECK(refused.code == 2);
+  CHECK_MESSAGE(refused.err.find("(expected entries >= 0 under softmax)") != std::string::npos, refused.err);
 }
 
 TEST_CASE("softmax attention: bias and mask tables, causal, counts, grouped heads") {

@@ -86,4 +86,18 @@ template <class U, class B>
 ESPALIER_EXPORT void absorb_means(TensorView<U, B> q, In<U, B> k, double scale, Out<U, B> q_centred, Out<U, B> k_centred,
                                   Out<U, B> key_log_weight, const ContextOf<U, B>& context = {});
 
+// Stabilised features beside a weight epsilon (LinearOptions): epsilon is divided by exp of the row's shifts as the products
+// are, which is out of range where all products of a row are far below epsilon. Such rows are moved on to epsilon's scale:
+//   r_i = max(q_log_shift_i + k_log_shift, log epsilon),  q_features_i *= exp(q_log_shift_i + k_log_shift - r_i),
+//   q_log_shift_i = r_i - k_log_shift,  row_log_shift_i = r_i: the option weight_log_shift.
+// Then neither a product nor epsilon exceeds 1 / m, up to the mask, and outputs are to be multiplied by exp(r_i) as before.
+// q_features: [B, H, Lq, m] and q_log_shift: [B, H, Lq, 1], both from FeatureMap::apply with per_row, changed in place;
+// k_log_shift: [B, Hk, Lk, 1] from apply with per_head; row_log_shift: B H Lq, on the host.
+// Errors: ShapeError; ValueError for epsilon <= 0 and where the shifts of one head's keys differ.
+template <class T, class B>
+ESPALIER_EXPORT void balance_shifts(double weight_epsilon, TensorView<T, B> q_features,
+                                    std::type_identity_t<TensorView<T, B>> q_log_shift,
+                                    std::type_identity_t<TensorView<const T, B>> k_log_shift,
+                                    VectorView<double, Cpu> row_log_shift);
+
 }  // namespace espalier

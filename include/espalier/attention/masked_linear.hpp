@@ -4,6 +4,7 @@
 
 #include <espalier/attention/types.hpp>
 #include <espalier/core/export.hpp>
+#include <espalier/core/views.hpp>
 
 namespace espalier {
 
@@ -13,6 +14,9 @@ struct LinearOptions {
   double denominator_floor = 0;  // rows with |denominator| <= floor give 0 and zero gradients; >= 0
   Causal causal = Causal::none;  // pairs left out count as factor 0, also for weight_epsilon
   KeyCounts key_counts{};
+  // Where rows of q . k come divided by exp(shift) (stabilised features), weight_epsilon is divided alike: shift of each query
+  // row, B H Lq of them, on the host; empty: 0. balance_shifts (feature_map.hpp) makes them.
+  VectorView<const double, Cpu> weight_log_shift{};
 };
 
 struct LinearResult {

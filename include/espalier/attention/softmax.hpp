@@ -5,6 +5,7 @@
 #include <espalier/attention/types.hpp>
 #include <espalier/core/export.hpp>
 
+#include <cstddef>
 #include <optional>
 
 namespace espalier {
@@ -26,6 +27,10 @@ template <class U, class B>
 ESPALIER_EXPORT void softmax_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v, Out<U, B> out, Out<U, B> log_sum_exp = {},
                                        Masks<U, B> bias = {}, Masks<U, B> masks = {}, const SoftmaxOptions& options = {},
                                        const ContextOf<U, B>& context = {});
+
+// Bound on the memory that softmax_attention takes beyond its arguments: a block of rows and keys for each thread.
+// width: d, values: c, element: sizeof(T).
+ESPALIER_EXPORT std::size_t softmax_attention_bytes(Index width, Index values, std::size_t element, int threads);
 
 // Gradients of sum(out_bar * out), given the forward's out and log_sum_exp. gradients.bias_parameters and .parameters are
 // those of bias and masks.

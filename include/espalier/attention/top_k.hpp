@@ -5,6 +5,7 @@
 #include <espalier/attention/types.hpp>
 #include <espalier/core/export.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
@@ -25,6 +26,10 @@ struct TopKOptions {
 template <class U, class I, class B>
 ESPALIER_EXPORT void top_k_search(TensorView<U, B> q, In<U, B> k, TensorView<I, B> indices, Out<U, B> scores,
                                   const TopKOptions& options = {}, const ContextOf<U, B>& context = {});
+
+// Bound on the memory that top_k_search and top_k_attention take beyond their arguments: a block of queries with its lists of
+// up to twice `count` candidates for each thread. width: d, element: sizeof(T).
+ESPALIER_EXPORT std::size_t top_k_bytes(Index keys, Index width, Index count, std::size_t element, int threads);
 
 // out_i = sum_{j in S_i} softmax(scale q_i . k_j) v_j over the selected set S_i; indices and scores are outputs as above.
 // A row without a key: out 0.

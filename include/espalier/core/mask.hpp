@@ -48,7 +48,7 @@ class ESPALIER_EXPORT Mask {
                     VectorView<T, B> parameter_bar, const Context<B>& context = {}) const;
 
   // Y = (M ∘ A Bᵀ) X:  y_ic = sum_j M_ij (a_i . b_j) x_jc,  row_sum_i = sum_j M_ij (a_i . b_j).
-  // Extra memory at most context.scratch_bytes (never L x m c) besides what report().extra_bytes says.
+  // Extra memory: report().extra_bytes; panels of features keep within context.scratch_bytes (never L x m c).
   void multiply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, const Context<B>& context = {}) const;
   // The same with Mᵀ in the place of M.
   void multiply_low_rank_transpose(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out,
@@ -110,6 +110,8 @@ class ESPALIER_EXPORT Mask {
   bool runs_by_tiles(Shape shape) const;
   // For derived classes: the report of the tile engine for a shape, under the given name.
   Report tile_report(Shape shape, const std::string& engine) const;
+  // What low_rank_by_panels takes for a shape, apart from `apply` itself, with the default scratch memory.
+  std::size_t panel_bytes(Shape shape) const;
   // The same product by feature panels, whatever engine is chosen.
   void low_rank_by_panels(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                           const Context<B>& context) const;

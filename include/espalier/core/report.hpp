@@ -39,8 +39,12 @@ struct Report {
   double rounding_estimate = 0;              // expected relative rounding error of the product in the house's norm
   double predicted_seconds = 0;              // by the cost model, one thread
   double flops = 0, bytes = 0;               // useful arithmetic, and memory traffic past the caches
-  std::size_t extra_bytes = 0;               // bound on memory taken during the call beyond inputs and outputs
-  bool row_wise = false;                     // error bounded row by row (not only normwise)
+  // Bound on what a product (plain or masked, M or Mᵀ) takes beyond inputs and outputs, with what the mask then keeps (spectra,
+  // formed entries): for the default Context::scratch_bytes and up to 64 threads. A vjp takes at most extra_bytes +
+  // 4 scratch_bytes + 12 times the bytes of its arguments, gradients and parameters. Never proportional to L^2 (engines that
+  // form entries excepted) or to L m c.
+  std::size_t extra_bytes = 0;
+  bool row_wise = false;  // error bounded row by row (not only normwise)
   std::vector<std::string> warnings{};
 };
 

@@ -27,6 +27,8 @@ namespace {
 // Partial sums are kept per slice of the work, never per thread: the bits do not depend on the thread count. Sixteen slices
 // feed as many threads.
 [[maybe_unused]] constexpr Index kSlices = 16;
+// What FFTW makes of its own once a process (its planner: 230 KB) and for the plans of one size.
+[[maybe_unused]] constexpr std::size_t kPlannerBytes = 1u << 19;
 // A report cannot know the thread count: its bound on memory counts this many workers.
 [[maybe_unused]] constexpr Index kReportedWorkers = 64;
 
@@ -44,7 +46,7 @@ std::size_t toeplitz_fft_bytes<Cpu>(const std::vector<Index>& sizes, Index colum
   const Index tasks = rank > 0 ? std::max(pairs, 2 * kSlices) : (pairs + at_once - 1) / at_once;
   const Index worker = work + (length + 16) * (rank > 0 ? 3 : at_once) + 4096;
   const Index shared = rank > 0 ? length * (rank + 2 * kSlices) : 0;  // A and B feature-major; partial sums for few columns
-  return 2 * element * static_cast<std::size_t>(std::min(tasks, kReportedWorkers) * worker + shared) + 65536;
+  return 2 * element * static_cast<std::size_t>(std::min(tasks, kReportedWorkers) * worker + shared) + kPlannerBytes;
 #else
   (void)sizes, (void)columns, (void)rank, (void)element;
   return 0;

@@ -240,6 +240,7 @@ void ToeplitzFft<T, B>::multiply_low_rank_vjp(const T* spectrum, const LowRankIn
   }
   if (!wanted.table) return;
   std::vector<std::unique_ptr<SpectrumSum<T>>> sums;
+  sums.reserve(slices.size());
   for (auto& slice : slices) sums.push_back(std::move(slice.table()));
   add_sums(t, sums, table_bar);
 }

@@ -256,10 +256,13 @@ void forward(ForwardCall<T> call, const Context<Cpu>& context) {
       const Index j0 = begin + t * call.source_block;
       pack(call, j0, std::min(call.source_block, call.source_end - j0));
     });
-    parallel_for(context, tasks, [&](Index t, int worker) {
-      const Index i0 = t * call.lane_block;
-      run(call, i0, std::min(call.lane_block, lanes - i0), scratch + worker * per_worker);
-    });
+    parallel_for(
+        context, tasks,
+        [&](Index t, int worker) {
+          const Index i0 = t * call.lane_block;
+          run(call, i0, std::min(call.lane_block, lanes - i0), scratch + worker * per_worker);
+        },
+        "tiles");
   }
 }
 

@@ -318,12 +318,15 @@ void backward(BackwardCall<T>& call, MatrixView<T, Cpu> a_bar, MatrixView<T, Cpu
   const Index a_part = call.want_a && tasks > 1 ? rows * m : 0;
   Buffer<T, Cpu> scratch(workers * per_worker), a_parts(tasks * a_part);
   const SinkParts<T> sinks(sink, sink_size, call.plan->m.kind, tasks);
-  parallel_for(context, tasks, [&](Index t, int worker) {
-    Stripe<T> stripe{t * width,   std::min(cols, (t + 1) * width),     a_bar, b_bar, x_bar,
-                     sinks.of(t), scratch.data() + worker * per_worker};
-    if (a_part > 0) stripe.a_bar = MatrixView<T, Cpu>(a_parts.data() + t * a_part, rows, m);
-    run(call, stripe);
-  });
+  parallel_for(
+      context, tasks,
+      [&](Index t, int worker) {
+        Stripe<T> stripe{t * width,   std::min(cols, (t + 1) * width),     a_bar, b_bar, x_bar,
+                         sinks.of(t), scratch.data() + worker * per_worker};
+        if (a_part > 0) stripe.a_bar = MatrixView<T, Cpu>(a_parts.data() + t * a_part, rows, m);
+        run(call, stripe);
+      },
+      "tile gradients");
   if (a_part > 0) add_stripes(a_parts.data(), tasks, a_bar, context);
   sinks.add_up();
 }
