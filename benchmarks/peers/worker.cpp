@@ -36,7 +36,7 @@
 #include <utility>
 #include <vector>
 
-#include "../peak.hpp"
+#include "peak.hpp"
 
 #if ESPALIER_HAS_FFTW
 #include <fftw3.h>

@@ -444,6 +444,34 @@ TEST_CASE("engines: tiles for short sequences, FFT for long ones; forced engines
   CHECK_FALSE(mask.report({.columns = 3, .rank = 5}).row_wise);
 }
 
+// A mask keeps its last choice; calls of other shapes in between must not see it.
+TEST_CASE("engines: a mask that ran other shapes before gives the bits of a new one") {
+  if (!has_fft()) return;
+  const Index length = 1024, m = 8, c = 64;
+  const GridMask<float> used({length}, Exponential{0.01, 1});
+  REQUIRE(used.report({.columns = c}).engine == "fft");
+  REQUIRE(used.report({.columns = c, .rank = m}).engine == "direct");
+  const auto a = random_values<float>(length * m, 1), b = random_values<float>(length * m, 2);
+  const auto x = random_values<float>(length * c, 3);
+  const auto plain = [&](const GridMask<float>& mask) {
+    std::vector<float> y(x.size());
+    mask.multiply({x.data(), length, c}, {y.data(), length, c});
+    return y;
+  };
+  const auto low_rank = [&](const GridMask<float>& mask) {
+    std::vector<float> y(x.size());
+    mask.multiply_low_rank({{a.data(), length, m}, {b.data(), length, m}, {x.data(), length, c}}, {{y.data(), length, c}});
+    return y;
+  };
+  const auto expected_plain = plain(GridMask<float>({length}, Exponential{0.01, 1}));
+  const auto expected_low_rank = low_rank(GridMask<float>({length}, Exponential{0.01, 1}));
+  for (int turn = 0; turn < 2; ++turn) {
+    CHECK(plain(used) == expected_plain);
+    CHECK(low_rank(used) == expected_low_rank);
+    CHECK(low_rank(GridMask<float>(used)) == expected_low_rank);
+  }
+}
+
 TEST_CASE("errors") {
   const std::vector<double> seven(7, 1.0);
   const double nan = std::numeric_limits<double>::quiet_NaN();
