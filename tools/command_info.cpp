@@ -1,9 +1,11 @@
 // espalier info: what this program is, and which engines could run a mask.
 // SPDX-License-Identifier: Apache-2.0
 #include "command.hpp"
+#include "cost_model.hpp"
 #include "mask_flags.hpp"
 
 #include <espalier/core/build_info.hpp>
+#include <espalier/masks/calibration.hpp>
 
 #include <cmath>
 #include <cstdio>
@@ -19,7 +21,7 @@ void add_flags(Flags& flags) {
   flags.value("rank", "m", "width of the features (default 0: plain products)");
   flags.value("nodes-output", "T.tsv", "write index, name, parent and length of a tree's nodes");
   flags.optional_value("causal", "top-left", "zero the entries with j > i, after the border");
-  flags.later("calibrate", "it comes with the linear-time engine");
+  flags.value("calibrate", "COSTS.json", "measure this machine's speeds (a few seconds, one thread) for --cost-model");
   add_mask_flags(flags, false);
 }
 
@@ -101,6 +103,15 @@ void describe_mask(Run& run, Precision precision, nlohmann::json& info) {
   for (const Report& r : mask.heads[0]->engines(shape)) j["engines"].push_back(engine_json(r));
 }
 
+void calibrate_into(Run& run, nlohmann::json& info) {
+  const auto path = run.flags.text("calibrate");
+  if (!path) return;
+  run.outputs.reserve("calibrate", *path);
+  const nlohmann::json costs = cost_model_json(calibrated_cost_model(run.context()));
+  run.outputs.fill(*path, [text = costs.dump(2) + "\n"](WholeFile& file) { file.write(text); });
+  info["cost_model"] = costs;
+}
+
 void run_info(Run& run) {
   const BuildInfo build = build_info();
   nlohmann::json info;
@@ -124,6 +135,7 @@ void run_info(Run& run) {
       describe_mask<float>(run, Precision::single, info);
     }
   } else {
+    calibrate_into(run, info);
     run.flags.check_all_used();
   }
   info["warnings"] = run.warnings;
@@ -136,6 +148,7 @@ void run_info(Run& run) {
 Command info_command() {
   return {"info", "what this program is; with a mask: which engines could run it, and why (JSON)",
           "  espalier info\n"
+          "  espalier info --calibrate costs.json\n"
           "  espalier info --mask grid:512x512 --function '1/(1+d)' --columns 64 --rank 64\n"
           "  espalier info --mask tree:taxa.nwk --function 'exp(-d)' --nodes-output nodes.tsv",
           add_flags, run_info};

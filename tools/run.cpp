@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "run.hpp"
 
+#include "cost_model.hpp"
+
 #include <sched.h>
 
 #include <algorithm>
@@ -58,7 +60,8 @@ void add_common_flags(Flags& flags) {
   flags.value("engine", "NAME", "engine of the mask, or auto (default)", group);
   flags.value("tolerance", "E", "bound on the mask's row error (default 1e-6 float, 1e-12 double; 0: exact engines only)",
               group);
-  flags.value("tolerance-kind", "KIND", "row (default)", group);
+  flags.value("tolerance-kind", "KIND", "what the tolerance bounds: row (default), entry or pointwise", group);
+  flags.value("cost-model", "COSTS.json", "measured speeds (espalier info --calibrate) that engines are chosen by", group);
   flags.value("threads", "N", "threads (default: the cores this process may use)", group);
   flags.value("type", "TYPE", "float or double (default: the input's)", group);
   flags.value("repeat", "N", "run N times, report median and least time (default 1)", group);
@@ -67,7 +70,6 @@ void add_common_flags(Flags& flags) {
   flags.toggle("no-progress", "no progress", group);
   flags.toggle("quiet", "nothing on standard output", group);
   flags.value("report", "FILE|-", "write a report as JSON", group);
-  flags.later("cost-model", "it comes with the linear-time engine");
   flags.later("check", "it comes with the adoption issue");
   flags.later("dry-run", "it comes with the adoption issue");
   flags.later("parameter", "it comes with the adoption issue");
@@ -81,13 +83,12 @@ Run::Run(std::string command, Flags& f, Interrupts& interrupts) : flags(f), outp
     tolerance_ = *tolerance;
   }
   if (const auto kind = flags.text("tolerance-kind"); kind && *kind != "row") {
-    const bool known = *kind == "entry" || *kind == "pointwise";
-    if (!known || command_ != "fit") {
-      throw FlagError("tolerance-kind", known ? "'" + *kind + "' is not available yet (it comes with the linear-time engine)"
-                                              : "'" + *kind + "' (expected row, entry or pointwise)");
+    if (*kind != "entry" && *kind != "pointwise") {
+      throw FlagError("tolerance-kind", "'" + *kind + "' (expected row, entry or pointwise)");
     }
     tolerance_kind_ = *kind == "entry" ? ToleranceKind::entry : ToleranceKind::pointwise;
   }
+  if (const auto path = flags.text("cost-model")) cost_ = read_cost_model(*path);
   const Index threads = flags.integer("threads", 1).value_or(available_cores());
   if (threads > 4096) throw FlagError("threads", std::to_string(threads) + " (expected at most 4096)");
   threads_ = static_cast<int>(threads);
@@ -124,6 +125,8 @@ MaskOptions Run::mask_options() const {
   MaskOptions options;
   options.engine = engine_;
   options.tolerance = tolerance_;
+  options.tolerance_kind = tolerance_kind_;
+  options.cost = cost_;
   return options;
 }
 
@@ -177,6 +180,7 @@ void Run::describe(const Report& chosen, const std::vector<Report>& engines, Ind
     warnings.emplace_back("the error bound is an estimate, not a certificate");
   }
   report["terms"] = chosen.terms;
+  report["fitted_negative"] = chosen.fitted_negative;
   report["rounding_estimate"] = chosen.rounding_estimate;
   report["flops"] = chosen.flops * static_cast<double>(heads);
   report["bytes"] = chosen.bytes * static_cast<double>(heads);

@@ -62,6 +62,7 @@ class Run {
   std::string engine_ = "auto";
   double tolerance_ = -1;
   ToleranceKind tolerance_kind_ = ToleranceKind::row;
+  CostModel cost_{};
   int threads_ = 0;
   Index repeat_ = 1;
   std::string type_, report_path_;

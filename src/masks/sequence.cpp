@@ -227,6 +227,7 @@ Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape 
   r.certificate = form.basis.certificate;
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
   r.row_wise = true;
+  r.fitted_negative = form.basis.fitted_negative;
   r.extra_bytes = backend::chunked_bytes(p, shape.rank, shape.columns);
   std::ostringstream reason;
   if (kind == Kind::band) {

@@ -1,0 +1,110 @@
+// Measures engines through the masks that have them.
+// SPDX-License-Identifier: Apache-2.0
+#include <espalier/graphs/graph.hpp>
+#include <espalier/masks/calibration.hpp>
+#include <espalier/masks/diffusion.hpp>
+#include <espalier/masks/grid.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace espalier {
+
+namespace {
+
+constexpr Index kWidth = 64;
+constexpr int kRounds = 7;
+
+double least_seconds(const std::function<void()>& work) {
+  double best = std::numeric_limits<double>::infinity();
+  for (int k = 0; k < kRounds; ++k) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+struct Operands {
+  std::vector<float> a, b, x, y, sums;
+  explicit Operands(Index length)
+      : a(static_cast<std::size_t>(length * kWidth), 0.5f), b(a), x(a), y(a), sums(static_cast<std::size_t>(length)) {
+    for (std::size_t i = 0; i < a.size(); ++i) a[i] = b[i] = x[i] = 0.25f + static_cast<float>(i % 17) / 32;
+  }
+};
+
+// Counted flops by seconds of one engine; 0 where the mask has it not.
+double speed(const std::string& engine, Index length, bool features, const Context<Cpu>& context) {
+  GridOptions options;
+  options.engine = engine;
+  options.tolerance = 1e-5;
+  const GridMask<float> mask({length}, Rational{16}, Distance::l1, options);
+  const Shape shape{.columns = kWidth, .rank = features ? kWidth : 0};
+  Operands o(length);
+  const auto view = [&](std::vector<float>& v) { return MatrixView<float>(v.data(), length, kWidth); };
+  const Report report = mask.report(shape);
+  const auto run = [&] {
+    if (features) {
+      mask.multiply_low_rank({view(o.a), view(o.b), view(o.x)}, {view(o.y), {o.sums.data(), length}}, context);
+    } else {
+      mask.multiply(view(o.x), view(o.y), context);
+    }
+  };
+  run();  // plans and spectra
+  return report.flops / least_seconds(run);
+}
+
+double sparse_speed(const Context<Cpu>& context) {
+  // A ring with chords: every row has four neighbours, two of them far away in memory.
+  const Index nodes = 50000, chord = 9973;
+  std::vector<Edge> edges;
+  for (Index i = 0; i < nodes; ++i) {
+    edges.push_back({i, (i + 1) % nodes, 1.0});
+    edges.push_back({i, (i + chord) % nodes, 1.0});
+  }
+  const auto graph = std::make_shared<const Graph>(nodes, edges);
+  MaskOptions options;
+  options.engine = "chebyshev";
+  const DiffusionMask<float> mask(graph, 1.0, GraphOperator::laplacian, options);
+  std::vector<float> x(static_cast<std::size_t>(nodes * 32), 1.0f), y(x.size());
+  const Report report = mask.report({.columns = 32});
+  const auto run = [&] { mask.multiply({x.data(), nodes, 32}, {y.data(), nodes, 32}, context); };
+  run();
+  return report.flops / least_seconds(run);
+}
+
+}  // namespace
+
+CostModel calibrated_cost_model(const Context<Cpu>& caller) {
+  Context<Cpu> context = caller;
+  context.threads = 1;
+  CostModel cost;
+  cost.tile_flops = speed("direct", 1024, true, context);
+  cost.chunk_flops = speed("exponentials", 8192, true, context);
+  cost.chunk_plain_flops = speed("exponentials", 8192, false, context);
+  const GridMask<float> probe({64}, Rational{16});
+  const std::vector<Report> engines = probe.engines({.columns = 1});
+  if (std::any_of(engines.begin(), engines.end(), [](const Report& r) { return r.engine == "fft"; })) {
+    cost.fft_flops = speed("fft", 4096, true, context);
+  }
+  cost.sparse_flops = sparse_speed(context);
+  std::vector<double> from(std::size_t{4} << 20, 1.0), to(from.size());
+  const double seconds = least_seconds([&] {
+    const double add = to[0];
+    for (std::size_t i = 0; i < from.size(); ++i) to[i] = from[i] + add;
+  });
+  cost.bandwidth = 3 * sizeof(double) * static_cast<double>(from.size()) / seconds;  // read, write, and read before written
+  const GridMask<float> small({8}, Exponential{0.1});
+  std::vector<float> x(8, 1.0f), y(8);
+  cost.call_seconds = least_seconds([&] {
+                        for (int k = 0; k < 100; ++k) small.multiply({x.data(), 8, 1}, {y.data(), 8, 1}, context);
+                      }) /
+                      100;
+  return cost;
+}
+
+}  // namespace espalier

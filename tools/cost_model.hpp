@@ -1,0 +1,18 @@
+// Speeds that engines are chosen by, as a JSON file.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/options.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+
+namespace espalier::tools {
+
+// Every speed by its name, in flop/s and bytes/s, and call_seconds.
+nlohmann::json cost_model_json(const CostModel& cost);
+// Errors: FlagError for a file that cannot be read, is no such object, or holds a speed that is not positive.
+CostModel read_cost_model(const std::string& path);
+
+}  // namespace espalier::tools
