@@ -22,6 +22,7 @@ struct Work {
   std::uint64_t number = 0;
   std::function<void()> run;
   std::vector<const void*> touches;  // the device memory it needs; empty: any
+  bool always = false;               // also after an error that stays: it only gives something back
   cudaStream_t stream_before = nullptr;
   std::uint64_t number_before = 0;
 };

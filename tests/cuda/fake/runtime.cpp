@@ -323,6 +323,7 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
     if (!damage.empty()) device().fail_for_good(damage);
   };
   d.enqueue(stream, give_back, {start});
+  d.stream_of(stream).queue.back().always = true;
   return call.give();
 }
 

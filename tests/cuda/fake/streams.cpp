@@ -60,7 +60,7 @@ void Device::run_next(CUstream_st& stream) {
   stream.queue.pop_front();
   // A stream that was destroyed meanwhile has done all its work.
   if (work.number_before > 0 && known(work.stream_before)) run_until(stream_of(work.stream_before), work.number_before + 1);
-  if (!work.run || !sticky.empty()) return;
+  if (!work.run || (!sticky.empty() && !work.always)) return;
   const Open open(work.touches);
   try {
     work.run();

@@ -183,6 +183,21 @@ TEST_CASE("what a kernel does wrong stays as the device's error, with the whole 
   CHECK(peek(x) == 1);
 }
 
+TEST_CASE("after an error that stays what was allocated can still be freed") {
+  const Stream stream;
+  float *before = nullptr, *after = nullptr, *plain = nullptr;
+  for (float** const p : {&before, &after}) gpu::check(cudaMallocAsync(p, 4, stream.get()), "cudaMallocAsync");
+  gpu::check(cudaMalloc(&plain, 4), "cudaMalloc");
+  gpu::launch(break_a_rule, dim3(1), dim3(1), 0, stream.get());
+  gpu::check(cudaFreeAsync(before, stream.get()), "cudaFreeAsync");
+  CHECK(cudaStreamSynchronize(stream.get()) == cudaErrorLaunchFailure);
+  CHECK(cudaFreeAsync(after, stream.get()) == cudaErrorLaunchFailure);
+  CHECK(cudaFree(plain) == cudaErrorLaunchFailure);
+  CHECK(fake::memory().buffers == 0);
+  CHECK(fake::memory().in_use == 0);
+  fake::reset();
+}
+
 TEST_CASE("launches that are refused") {
   const Stream stream;
   const DeviceVector<int> out(1, stream);
