@@ -18,6 +18,9 @@ set(cases
   "src/masks/a.cpp|#pragma once|#pragma omp parallel for|OpenMP lives in"
   "src/backend/cpu/a.cpp|#include <espalier/core/views.hpp>|#include <espalier/core/mask.hpp>|src/backend may include only"
   "src/backend/cpu/a.cpp|#include \"backend/tiles.hpp\"|#include \"core/checks.hpp\"|sees no other room"
+  "src/backend/cuda/a.cu|#include <espalier/cuda.hpp>|#include <espalier/masks/grid.hpp>|src/backend may include only"
+  "src/backend/cpu/a.cpp|#include <fftw3.h>|#include <cuda_runtime.h>|CUDA lives in"
+  "src/masks/a.cpp|#include \"backend/tiles.hpp\"|#include <cufft.h>|CUDA lives in"
   "src/attention/a.cpp|#include \"core/checks.hpp\"|#include <espalier/nowhere/a.hpp>|no such public header"
   "tests/support/a.cpp|#include <espalier/masks/grid.hpp>|#include \"backend/tiles.hpp\"|public headers only"
   "tests/cuda/a.cu|#include \"backend/tiles.hpp\"|#include \"core/checks.hpp\"|public headers only"
@@ -27,7 +30,7 @@ function(run_check line file result output)
   file(REMOVE_RECURSE "${SCRATCH}")
   foreach(other include/espalier/core/mask.hpp include/espalier/core/views.hpp include/espalier/masks/grid.hpp
       include/espalier/graphs/tree.hpp include/espalier/attention/softmax.hpp include/espalier/functions/distance_function.hpp
-      src/backend/tiles.hpp src/attention/heads.hpp src/core/checks.hpp)
+      src/backend/tiles.hpp src/attention/heads.hpp src/core/checks.hpp include/espalier/cuda.hpp)
     file(WRITE "${SCRATCH}/${other}" "#pragma once\n")
   endforeach()
   if(NOT line STREQUAL "none")

@@ -25,7 +25,7 @@ inline Context<Cuda> on_stream(void* stream, std::size_t scratch_bytes = Context
 // Returns when the stream's work is done. Errors: BackendError with the text of what failed on it.
 ESPALIER_EXPORT void synchronize(const Context<Cuda>& context = {});
 
-// Speeds from which masks on CUDA predict, used where MaskOptions::cost was left as it is. They are those of one H100.
+// Speeds from which masks on CUDA predict, used where MaskOptions::cost was left as it is. They were seen on an H200.
 ESPALIER_EXPORT CostModel cuda_cost_model();
 
 // The numbers of a vector in device memory, in the order of the context's stream; returns when they are here.

@@ -12,9 +12,9 @@ namespace espalier {
 // What a tolerance bounds (definitions: report.hpp, Certificate).
 enum class ToleranceKind { row, entry, pointwise };
 
-// Speeds from which engines predict their time. The defaults are cautious values for one core with AVX2 (left as they are, masks
-// on Cuda take a GPU's instead: espalier/cuda.hpp); a caller who measured his machine passes his own. Engine choice depends on
-// this value, never on a clock.
+// Speeds from which engines predict their time. The defaults are cautious values for one core with AVX2 (left as they are,
+// masks on Cuda take a GPU's instead: espalier/cuda.hpp); a caller who measured his machine passes his own. Engine choice
+// depends on this value, never on a clock.
 struct CostModel {
   double tile_flops = 70e9;         // float tile products, flop/s, one thread (double: half)
   double chunk_flops = 52e9;        // float products between chunks of a sequence with features (double: half)

@@ -84,8 +84,11 @@ __device__ void add_by_offset(const TileSums<T>& in, T* table) {
   using G = Tile<T>;
   const int t = static_cast<int>(threadIdx.x);
   const auto add_diagonal = [&](int i, int j, int length) {
+    const T* g = in.g + j * G::kLanePitch + i;
     T sum = 0;
-    for (int d = 0; d < length; ++d) sum += in.g[(j + d) * G::kLanePitch + i + d];
+    // Loads ahead of the additions, whose order stays.
+#pragma unroll 8
+    for (int d = 0; d < length; ++d) sum += g[d * (G::kLanePitch + 1)];
     table[in.row_key[i] - in.col_key[j]] += sum;
   };
   for (int ja = in.col_first; ja < in.col_last;) {
@@ -146,6 +149,7 @@ __global__ void __launch_bounds__(Tile<T>::kThreads, 2) entries_gradient_kernel(
 #pragma unroll
     for (int c = 0; c < G::kSide; ++c) {
       const int j = at.col(c);
+      T column[G::kSide];
 #pragma unroll
       for (int r = 0; r < G::kSide; ++r) {
         const int i = at.row(r);
@@ -155,12 +159,14 @@ __global__ void __launch_bounds__(Tile<T>::kThreads, 2) entries_gradient_kernel(
           value *= score[r][c];
         }
         const bool in = i < rows && j < cols && call.m.kept(row0 + i, col0 + j);
-        g[j * G::kLanePitch + i] = in ? value : T(0);
+        column[r] = in ? value : T(0);
         if (in && call.values != nullptr && i >= row_first && j >= col_first) {
           call.values[(row0 + i - call.m.border_lanes) * call.m.values_stride + col0 + j - call.m.border_sources] +=
               call.m.scale * value;
         }
       }
+      store_vector(column, g + j * G::kLanePitch + at.lane);
+      store_vector(column + G::kVector, g + j * G::kLanePitch + at.lane + G::kLanes / 2);
     }
 #ifndef ESPALIER_DEFECT_SUMS_TOO_EARLY
     __syncthreads();

@@ -43,9 +43,11 @@ bool agrees(Side to, Side from, cudaMemcpyKind kind) {
 }
 
 void check_alive(const void* pointer, std::size_t bytes, bool was_device, const char* what) {
-  if (was_device && device().find(pointer, bytes) == nullptr) {
-    throw std::runtime_error(std::string(what) + " of " + std::to_string(bytes) + " bytes: the buffer was freed before it ran");
-  }
+  if (!was_device) return;
+  const auto* const buffer = device().find(pointer, bytes);
+  if (buffer != nullptr && buffer->begun) return;
+  throw std::runtime_error(std::string(what) + " of " + std::to_string(bytes) + " bytes: " +
+                           (buffer == nullptr ? "the buffer was freed before it ran" : "its cudaMallocAsync has not run"));
 }
 
 cudaError_t copy(const char* name, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width,
@@ -67,13 +69,16 @@ cudaError_t copy(const char* name, void* to, std::size_t to_pitch, const void* f
       return call.give(cudaErrorInvalidValue, std::string(name) + " from " + words(from_side) + " to " + words(to_side) +
                                                   " memory, its kind says otherwise");
     }
-    d.enqueue(stream, [=] {
-      check_alive(to, target.span(), to_side == Side::device, "copy to device memory");
-      check_alive(from, source.span(), from_side == Side::device, "copy from device memory");
-      for (std::size_t row = 0; row < height; ++row) {
-        std::memmove(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
-      }
-    });
+    d.enqueue(stream,
+              [=] {
+                check_alive(to, target.span(), to_side == Side::device, "copy to device memory");
+                check_alive(from, source.span(), from_side == Side::device, "copy from device memory");
+                for (std::size_t row = 0; row < height; ++row) {
+                  std::memmove(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch,
+                               width);
+                }
+              },
+              {to, from});
   }
   if (wait) d.drain(d.stream_of(stream));
   return call.give(d.sticky.empty() ? cudaSuccess : cudaErrorLaunchFailure);
@@ -91,10 +96,13 @@ cudaError_t fill(const char* name, void* pointer, std::size_t pitch, int value, 
   if (side_of(pointer, target.span()) != Side::device) {
     return call.give(cudaErrorInvalidValue, std::string(name) + " of memory that does not lie in one device buffer");
   }
-  d.enqueue(stream, [=] {
-    check_alive(pointer, target.span(), true, name);
-    for (std::size_t row = 0; row < height; ++row) std::memset(static_cast<char*>(pointer) + row * pitch, value, width);
-  });
+  d.enqueue(stream,
+            [=] {
+              check_alive(pointer, target.span(), true, name);
+              for (std::size_t row = 0; row < height; ++row)
+                std::memset(static_cast<char*>(pointer) + row * pitch, value, width);
+            },
+            {pointer});
   return call.give(cudaSuccess);
 }
 

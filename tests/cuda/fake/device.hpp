@@ -21,6 +21,8 @@ namespace espalier::fake {
 struct Work {
   std::uint64_t number = 0;
   std::function<void()> run;
+  std::vector<const void*> touches;  // the device memory it needs; empty: any
+  bool always = false;               // also after an error that stays: it only gives something back
   cudaStream_t stream_before = nullptr;
   std::uint64_t number_before = 0;
 };
@@ -74,7 +76,7 @@ class Device {
   // Empty, or what was overwritten outside the buffer.
   std::string release(const char* start);
   void begin_buffer(const char* start);
-  void protect(const char* start, const Buffer& buffer);
+  void protect(const Buffer& buffer);
   Buffer* find(const void* pointer, std::size_t bytes);  // the buffer that holds the whole range
   bool touches_device(const void* pointer, std::size_t bytes) const;
   // Empty if a kernel may be given this address: null, pinned host memory, or in a live device buffer or at its end.
@@ -88,7 +90,7 @@ class Device {
   // Streams (streams.cpp).
   CUstream_st& stream_of(cudaStream_t stream);
   bool known(cudaStream_t stream) const;
-  void enqueue(cudaStream_t stream, std::function<void()> work);
+  void enqueue(cudaStream_t stream, std::function<void()> work, std::vector<const void*> touches = {});
   void run_next(CUstream_st& stream);
   void run_until(CUstream_st& stream, std::uint64_t number);
   void drain(CUstream_st& stream);
@@ -104,13 +106,18 @@ void watch_faults();
 // Never destroyed: objects of the program may be released after main.
 Device& device();
 
-// Device memory is reachable while one of these lives.
+// Device memory is reachable while one of these lives: all of it, or the buffers that hold some addresses (two system calls
+// a buffer are most of a small copy's cost).
 class Open {
  public:
-  Open();
+  explicit Open(std::vector<const void*> touches = {});
   ~Open();
   Open(const Open&) = delete;
   Open& operator=(const Open&) = delete;
+
+ private:
+  void protect_all();
+  std::vector<const void*> touches_;
 };
 
 // One call of the interface: holds the lock, counts, decides whether it has to fail. A releasing call does its work first.

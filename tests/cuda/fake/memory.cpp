@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace espalier::fake {
 
@@ -46,18 +47,24 @@ void poison_margins([[maybe_unused]] char* start, [[maybe_unused]] const Buffer&
 
 }  // namespace
 
-Open::Open() {
-  Device& d = device();
-  if (d.open_depth++ > 0) return;
-  for (const auto& [start, buffer] : d.buffers) d.protect(start, buffer);
+Open::Open(std::vector<const void*> touches) : touches_(std::move(touches)) {
+  if (device().open_depth++ == 0) protect_all();
 }
 Open::~Open() {
+  if (--device().open_depth == 0) protect_all();
+}
+void Open::protect_all() {
   Device& d = device();
-  if (--d.open_depth > 0) return;
-  for (const auto& [start, buffer] : d.buffers) d.protect(start, buffer);
+  if (touches_.empty()) {
+    for (const auto& [start, buffer] : d.buffers) d.protect(buffer);
+  } else {
+    for (const void* const p : touches_) {
+      if (const Buffer* const buffer = d.find(p, 0)) d.protect(*buffer);
+    }
+  }
 }
 
-void Device::protect(const char*, const Buffer& buffer) {
+void Device::protect(const Buffer& buffer) {
   const bool reachable = open_depth > 0 && buffer.begun;
   mprotect(buffer.map, buffer.map_bytes, reachable ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
@@ -80,7 +87,7 @@ char* Device::allocate(std::size_t bytes, const std::string& made, bool begun) {
   std::memset(start, kFresh, bytes);
   for_each_margin(start, buffer, [](char* p, std::size_t n) { std::memset(p, kGuard, n); });
   poison_margins(start, buffer, true);
-  protect(start, buffer);
+  protect(buffer);
   buffers[start] = buffer;
   past[buffer.map] = inner;
   in_use += bytes;
@@ -92,7 +99,7 @@ void Device::begin_buffer(const char* start) {
   const auto it = buffers.find(start);
   if (it == buffers.end()) return;
   it->second.begun = true;
-  protect(start, it->second);
+  protect(it->second);
 }
 
 std::string Device::release(const char* start) {

@@ -240,6 +240,13 @@ TEST_CASE("copies: direction, range, pitch and life of the buffers") {
   CHECK(cudaStreamSynchronize(stream.get()) == cudaErrorLaunchFailure);
   CHECK(has(fake::device_error(), "the buffer was freed before it ran"));
   fake::reset();
+  float* not_yet = nullptr;
+  gpu::check(cudaMallocAsync(&not_yet, 32, other.get()), "cudaMallocAsync");
+  CHECK(cudaMemsetAsync(not_yet, 0, 32, stream.get()) == cudaSuccess);
+  CHECK(cudaStreamSynchronize(stream.get()) == cudaErrorLaunchFailure);
+  CHECK(has(fake::device_error(), "its cudaMallocAsync has not run"));
+  fake::reset();
+  gpu::check(cudaFree(not_yet), "cudaFree");
 }
 
 TEST_CASE("sizes of zero are refused, null is freed") {

@@ -282,7 +282,7 @@ cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream) {
   if (!d.known(stream)) return call.give(cudaErrorInvalidResourceHandle, "no such stream");
   char* const start = d.allocate(bytes, "cudaMallocAsync, call " + std::to_string(d.calls), false);
   if (start == nullptr) return call.give(cudaErrorMemoryAllocation);
-  d.enqueue(stream, [start] { device().begin_buffer(start); });
+  d.enqueue(stream, [start] { device().begin_buffer(start); }, {start});
   *pointer = start;
   return call.give(cudaSuccess);
 }
@@ -318,10 +318,12 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
   it->second.ending = true;
   d.in_use -= it->second.bytes;
   const char* const start = it->first;
-  d.enqueue(stream, [start] {
+  const auto give_back = [start] {
     const std::string damage = device().release(start);
     if (!damage.empty()) device().fail_for_good(damage);
-  });
+  };
+  d.enqueue(stream, give_back, {start});
+  d.stream_of(stream).queue.back().always = true;
   return call.give();
 }
 

@@ -6,7 +6,10 @@
 // is unordered, and what nobody waits for does not run.
 #include "fake/device.hpp"
 
+#include <algorithm>
 #include <exception>
+#include <optional>
+#include <utility>
 
 namespace espalier::fake {
 
@@ -32,10 +35,11 @@ CUstream_st& Device::stream_of(cudaStream_t stream) {
   return stream == nullptr ? default_stream() : *stream;
 }
 
-void Device::enqueue(cudaStream_t stream, std::function<void()> work) {
+void Device::enqueue(cudaStream_t stream, std::function<void()> work, std::vector<const void*> touches) {
   Work item;
   item.number = next_number++;
   item.run = std::move(work);
+  item.touches = std::move(touches);
   stream_of(stream).queue.push_back(std::move(item));
 }
 
@@ -56,8 +60,8 @@ void Device::run_next(CUstream_st& stream) {
   stream.queue.pop_front();
   // A stream that was destroyed meanwhile has done all its work.
   if (work.number_before > 0 && known(work.stream_before)) run_until(stream_of(work.stream_before), work.number_before + 1);
-  if (!work.run || !sticky.empty()) return;
-  const Open open;
+  if (!work.run || (!sticky.empty() && !work.always)) return;
+  const Open open(work.touches);
   try {
     work.run();
   } catch (const std::exception& e) {
@@ -66,8 +70,11 @@ void Device::run_next(CUstream_st& stream) {
 }
 
 void Device::run_until(CUstream_st& stream, std::uint64_t number) {
-  if (stream.queue.empty()) return;
-  const Open open;  // once for all: it costs two system calls a buffer
+  // Kernels may touch anything: opened once for all of them.
+  const bool kernels = std::any_of(stream.queue.begin(), stream.queue.end(),
+                                   [number](const Work& w) { return w.number < number && w.run && w.touches.empty(); });
+  std::optional<Open> open;
+  if (kernels) open.emplace();
   while (!stream.queue.empty() && stream.queue.front().number < number) run_next(stream);
 }
 void Device::drain(CUstream_st& stream) {

@@ -117,6 +117,24 @@ TEST_CASE("the default stream waits for blocking streams and they wait for it; n
   CHECK(peek(x) == 1334);
 }
 
+TEST_CASE("calls that wait: copies without Async for the default stream, freeing for the whole device") {
+  const Stream blocking(cudaStreamDefault), free;
+  const DeviceVector<float> x(std::vector<float>{1, 2}, free), y(2, free);
+  launch_on(blocking.get(), add, x.data(), 1);
+  launch_on(free.get(), add, x.data(), 10);
+  float back[2] = {};
+  gpu::check(cudaMemcpy(back, x.data(), sizeof back, cudaMemcpyDeviceToHost), "cudaMemcpy");
+  CHECK(back[0] == 2);
+  void* other = nullptr;
+  gpu::check(cudaMalloc(&other, 4), "cudaMalloc");
+  gpu::check(cudaFree(other), "cudaFree");
+  gpu::check(cudaMemcpy2D(y.data(), 4, x.data(), 4, 4, 2, cudaMemcpyDeviceToDevice), "cudaMemcpy2D");
+  gpu::check(cudaMemset(x.data(), 0, 4), "cudaMemset");
+  CHECK(y.copy_to_host() == std::vector<float>{12, 2});
+  gpu::check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
+  CHECK(x.copy_to_host() == std::vector<float>{0, 2});
+}
+
 TEST_CASE("a question moves the stream, a loop of questions ends") {
   const Stream stream;
   const DeviceVector<float> x(std::vector<float>{1}, stream);
@@ -163,6 +181,21 @@ TEST_CASE("what a kernel does wrong stays as the device's error, with the whole 
   CHECK_THROWS_AS(launch_on(stream.get(), add, x.data(), 1), espalier::BackendError);
   fake::reset();
   CHECK(peek(x) == 1);
+}
+
+TEST_CASE("after an error that stays what was allocated can still be freed") {
+  const Stream stream;
+  float *before = nullptr, *after = nullptr, *plain = nullptr;
+  for (float** const p : {&before, &after}) gpu::check(cudaMallocAsync(p, 4, stream.get()), "cudaMallocAsync");
+  gpu::check(cudaMalloc(&plain, 4), "cudaMalloc");
+  gpu::launch(break_a_rule, dim3(1), dim3(1), 0, stream.get());
+  gpu::check(cudaFreeAsync(before, stream.get()), "cudaFreeAsync");
+  CHECK(cudaStreamSynchronize(stream.get()) == cudaErrorLaunchFailure);
+  CHECK(cudaFreeAsync(after, stream.get()) == cudaErrorLaunchFailure);
+  CHECK(cudaFree(plain) == cudaErrorLaunchFailure);
+  CHECK(fake::memory().buffers == 0);
+  CHECK(fake::memory().in_use == 0);
+  fake::reset();
 }
 
 TEST_CASE("launches that are refused") {
