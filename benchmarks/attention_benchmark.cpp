@@ -55,7 +55,7 @@ class TableMask final : public Mask<float> {
     g.table = scratch;
     return g;
   }
-  void fold_entries_gradient(const float* scratch, VectorView<float> bar) const override {
+  void fold_entries_gradient(const float* scratch, VectorView<float> bar, const Context<Cpu>&) const override {
     for (Index p = 0; p < bar.size; ++p) bar[p] += scratch[p];
   }
   std::span<const double> parameters() const override { return parameters_; }

@@ -65,7 +65,7 @@ class BenchmarkMask final : public Mask<T> {
     g.table = scratch;
     return g;
   }
-  void fold_entries_gradient(const T* scratch, VectorView<T> bar) const override {
+  void fold_entries_gradient(const T* scratch, VectorView<T> bar, const Context<Cpu>&) const override {
     for (Index p = 0; p < bar.size; ++p) bar[p] += scratch[p];
   }
   std::span<const double> parameters() const override { return parameters_; }

@@ -6,6 +6,11 @@ install(TARGETS espalier EXPORT espalier-targets
   ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}" LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(DIRECTORY include/espalier DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.hpp")
 install(EXPORT espalier-targets NAMESPACE espalier:: DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/espalier")
+if(ESPALIER_HAS_CUDA)
+  install(TARGETS espalier_cuda EXPORT espalier-cuda-targets
+    ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}" LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+  install(EXPORT espalier-cuda-targets NAMESPACE espalier:: DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/espalier")
+endif()
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")
 
 configure_package_config_file(cmake/espalier-config.cmake.in "${PROJECT_BINARY_DIR}/espalier-config.cmake"

@@ -13,9 +13,9 @@ set(attention_may core search)
 set(models_may core graphs search attention)
 set(rooms core functions graphs search io masks attention models)
 # All that kernels know of the library.
-set(backend_core backend views entries low_rank context error progress random)
+set(backend_core backend views entries low_rank context error options progress random)
 # Files at the top of include/espalier that anybody may include.
-set(top_headers version.hpp)
+set(top_headers version.hpp)  # cuda.hpp is for programs, and for src/backend/cuda
 # Attention without a mask is attention with the mask of ones: the one mask that attention names.
 set(attention_extra masks/ones.hpp)
 set(findings "")
@@ -26,7 +26,8 @@ function(check_public_include file line path room)
     string(APPEND findings "${file}: ${line}: no such public header\n")
   elseif(room STREQUAL "backend")
     string(REGEX REPLACE "^core/([a-z_0-9]+)\\.hpp$" "\\1" name "${path}")
-    if(NOT name IN_LIST backend_core AND NOT path MATCHES "^core/(export|instruction_set)\\.hpp$")
+    if(NOT name IN_LIST backend_core AND NOT path MATCHES "^core/(export|instruction_set)\\.hpp$"
+        AND NOT (path STREQUAL "cuda.hpp" AND file MATCHES "^src/backend/cuda/"))
       string(APPEND findings "${file}: ${line}: src/backend may include only core/{${backend_core}}.hpp\n")
     endif()
   elseif(room AND NOT path IN_LIST top_headers)
@@ -65,12 +66,16 @@ function(check_file file kind room)
       string(APPEND findings "${file}: ${line}: public headers include <espalier/...>\n")
     elseif(bracket STREQUAL "\"" AND kind STREQUAL "private")
       check_private_include("${file}" "${line}" "${path}" "${room}")
+    elseif(file MATCHES "^tests/cuda/" AND path MATCHES "^backend/")
+      # Kernels have no public header: the tests of the CUDA backend see the backend itself.
     elseif(bracket STREQUAL "\"" AND EXISTS "${TREE}/src/${path}" AND NOT EXISTS "${TREE}/${kind}/${path}")
       string(APPEND findings "${file}: ${line}: ${kind} sees public headers only, not src\n")
     elseif(path MATCHES "(^|/)\\.\\./")
       string(APPEND findings "${file}: ${line}: no paths upwards\n")
     elseif(kind STREQUAL "public" AND path MATCHES "[./]")
       string(APPEND findings "${file}: ${line}: public headers include the standard library and <espalier/...> only\n")
+    elseif(path MATCHES "^(cuda|cufft)[A-Za-z_]*\\.h$" AND kind STREQUAL "private" AND NOT file MATCHES "^src/backend/cuda/")
+      string(APPEND findings "${file}: ${line}: CUDA lives in src/backend/cuda\n")
     elseif(path STREQUAL "omp.h" AND NOT file STREQUAL "src/backend/cpu/parallel.cpp")
       string(APPEND findings "${file}: ${line}: OpenMP lives in src/backend/cpu/parallel.cpp\n")
     endif()
@@ -85,7 +90,8 @@ function(check_file file kind room)
 endfunction()
 
 function(check_folder folder kind)
-  file(GLOB_RECURSE files RELATIVE "${TREE}" "${TREE}/${folder}/*.hpp" "${TREE}/${folder}/*.cpp" "${TREE}/${folder}/*.cu")
+  file(GLOB_RECURSE files RELATIVE "${TREE}" "${TREE}/${folder}/*.hpp" "${TREE}/${folder}/*.cpp" "${TREE}/${folder}/*.cu"
+    "${TREE}/${folder}/*.cuh")
   # tests/package holds outside projects and a mask to be added: files of trees of their own.
   list(FILTER files EXCLUDE REGEX "^tests/package/")
   foreach(file IN LISTS files)

@@ -20,6 +20,7 @@ set(cases
   "src/backend/cpu/a.cpp|#include \"backend/tiles.hpp\"|#include \"core/checks.hpp\"|sees no other room"
   "src/attention/a.cpp|#include \"core/checks.hpp\"|#include <espalier/nowhere/a.hpp>|no such public header"
   "tests/support/a.cpp|#include <espalier/masks/grid.hpp>|#include \"backend/tiles.hpp\"|public headers only"
+  "tests/cuda/a.cu|#include \"backend/tiles.hpp\"|#include \"core/checks.hpp\"|public headers only"
   "tools/a.cpp|#include <espalier/attention/softmax.hpp>|#include \"core/checks.hpp\"|public headers only")
 
 function(run_check line file result output)

@@ -57,7 +57,8 @@ class CirculantMask final : public espalier::Mask<T>, public espalier::EntrySour
     g.source = scratch;
     return g;
   }
-  void fold_entries_gradient(const T* scratch, espalier::VectorView<T> parameter_bar) const override {
+  void fold_entries_gradient(const T* scratch, espalier::VectorView<T> parameter_bar,
+                             const espalier::Context<espalier::Cpu>&) const override {
     for (Index p = 0; p < parameter_bar.size; ++p) parameter_bar[p] += scratch[p];
   }
   void fill(Index row0, Index rows, Index col0, Index cols, T* out, Index stride) const override {

@@ -20,6 +20,7 @@ Command multiply_command();
 Command attend_command();
 Command top_k_command();
 Command row_command();
+Command fit_command();
 Command info_command();
 Command demo_command();
 

@@ -10,7 +10,7 @@
 namespace espalier::tools {
 
 std::vector<LaterCommand> later_commands() {
-  return {{"entries", "it comes with the adoption issue"}, {"fit", "it comes with the linear-time engine"}};
+  return {{"entries", "it comes with the adoption issue"}};
 }
 
 namespace {
@@ -70,8 +70,8 @@ int run_main(int argc, char** argv) {
   CLI::App app("Structured attention masks with fast products: grids, trees, graph diffusion.", "espalier");
   app.set_version_flag("--version", std::string("espalier ") + ESPALIER_VERSION);
   app.footer("espalier COMMAND --help lists a command's flags with examples.");
-  const std::vector<Command> commands = {multiply_command(), attend_command(), top_k_command(),
-                                         row_command(),      info_command(),   demo_command()};
+  const std::vector<Command> commands = {multiply_command(), attend_command(), top_k_command(), row_command(),
+                                         fit_command(),      info_command(),   demo_command()};
   std::vector<CLI::App*> apps;
   std::vector<Flags> declared;
   for (const Command& command : commands) {

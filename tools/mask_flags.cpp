@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mask_flags.hpp"
 
-#include "expression.hpp"
+#include "function_flag.hpp"
 
 #include <espalier/masks/combinators.hpp>
 
@@ -67,17 +67,9 @@ class FlagArguments final : public FormArguments {
   std::optional<DistanceFunction> function() override {
     const auto value = text("function");
     if (!value) return std::nullopt;
-    const std::string name = flag_name("function");
-    if (value->rfind("table:", 0) != 0) return distance_expression(*value, name);
-    const std::string path = value->substr(6);
-    const NpyArray a = run_->read_floats(path);
-    if (a.shape.size() != 1 || a.shape[0] < 1) {
-      throw FormatError(path, 0, "shape " + shape_text(a.shape) + " (expected [n] with n >= 1: values at 0, 1, 2, ...)");
-    }
-    std::vector<double> values = convert<double>(a);
-    require_finite(values, path);
-    sources.table_shape = a.shape;
-    return DistanceFunction(FunctionTable{std::move(values)});
+    FunctionFlag read = read_function(*run_, *value, flag_name("function"));
+    if (!read.table_shape.empty()) sources.table_shape = read.table_shape;
+    return std::move(read.f);
   }
   std::optional<FormArray> array_flag(const std::string& flag) override {
     const auto path = text(flag);
@@ -127,13 +119,6 @@ class FlagArguments final : public FormArguments {
   bool causal_taken = false;
 
  private:
-  static void require_finite(const std::vector<double>& values, const std::string& path) {
-    for (std::size_t p = 0; p < values.size(); ++p) {
-      if (!std::isfinite(values[p])) {
-        throw FormatError(path, 0, "element " + std::to_string(p) + " is not finite (expected finite values)");
-      }
-    }
-  }
   FormArray floats(const std::string& path, bool booleans) {
     const NpyArray a = read_npy(path);
     const bool boolean = booleans && a.type == NpyType::boolean;

@@ -82,8 +82,11 @@ Run::Run(std::string command, Flags& f, Interrupts& interrupts) : flags(f), outp
   }
   if (const auto kind = flags.text("tolerance-kind"); kind && *kind != "row") {
     const bool known = *kind == "entry" || *kind == "pointwise";
-    throw FlagError("tolerance-kind", known ? "'" + *kind + "' is not available yet (it comes with the linear-time engine)"
-                                            : "'" + *kind + "' (expected row, entry or pointwise)");
+    if (!known || command_ != "fit") {
+      throw FlagError("tolerance-kind", known ? "'" + *kind + "' is not available yet (it comes with the linear-time engine)"
+                                              : "'" + *kind + "' (expected row, entry or pointwise)");
+    }
+    tolerance_kind_ = *kind == "entry" ? ToleranceKind::entry : ToleranceKind::pointwise;
   }
   const Index threads = flags.integer("threads", 1).value_or(available_cores());
   if (threads > 4096) throw FlagError("threads", std::to_string(threads) + " (expected at most 4096)");

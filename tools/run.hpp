@@ -39,6 +39,7 @@ class Run {
   Index repeat() const { return repeat_; }
   MaskOptions mask_options() const;
   double tolerance(Precision precision) const;
+  ToleranceKind tolerance_kind() const { return tolerance_kind_; }
   Context<Cpu> context();
 
   // The precision to compute in: --type, otherwise the widest of the inputs (f2 counts as float).
@@ -60,6 +61,7 @@ class Run {
   std::string command_;
   std::string engine_ = "auto";
   double tolerance_ = -1;
+  ToleranceKind tolerance_kind_ = ToleranceKind::row;
   int threads_ = 0;
   Index repeat_ = 1;
   std::string type_, report_path_;

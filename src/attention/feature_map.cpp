@@ -58,36 +58,51 @@ std::vector<double> draw_projection(Index m, Index d, std::uint64_t seed, bool o
   return w;
 }
 
-template <class T>
-T elementwise(FeatureKind kind, T x) {
+// f(phi, pull) of an elementwise kind, pull(x, g) = g phi'(x). Loops over elements then hold no choice, and the compiler
+// vectorises them: with a choice an element, ReLU took two thirds of a whole linear attention of 197 tokens.
+template <class T, class F>
+void with_elementwise(FeatureKind kind, const F& f) {
   switch (kind) {
-    case FeatureKind::relu:
-      return x < T(0) ? T(0) : x;  // NaN passes through
+    case FeatureKind::relu:  // NaN passes through
+      return f([](T x) { return x < T(0) ? T(0) : x; }, [](T x, T g) { return x > T(0) ? g : T(0); });
     case FeatureKind::elu:
-      return x > T(0) ? x + T(1) : std::exp(x);
+      return f([](T x) { return x > T(0) ? x + T(1) : std::exp(x); }, [](T x, T g) { return x > T(0) ? g : g * std::exp(x); });
     case FeatureKind::squared:
-      return x * x;
+      return f([](T x) { return x * x; }, [](T x, T g) { return 2 * x * g; });
     case FeatureKind::exp:
-      return std::exp(x);
+      return f([](T x) { return std::exp(x); }, [](T x, T g) { return g * std::exp(x); });
     default:
-      return x;
+      return f([](T x) { return x; }, [](T, T g) { return g; });
   }
 }
 
 template <class T>
-T elementwise_derivative(FeatureKind kind, T x) {
-  switch (kind) {
-    case FeatureKind::relu:
-      return x > T(0) ? T(1) : T(0);
-    case FeatureKind::elu:
-      return x > T(0) ? T(1) : std::exp(x);
-    case FeatureKind::squared:
-      return 2 * x;
-    case FeatureKind::exp:
-      return std::exp(x);
-    default:
-      return T(1);
-  }
+void elementwise(FeatureKind kind, MatrixView<const T, Cpu> x, T epsilon, MatrixView<T, Cpu> y) {
+  with_elementwise<T>(kind, [&](auto phi, auto) {
+    for (Index i = 0; i < x.rows; ++i) {
+      const T* __restrict from = x.row(i);
+      T* __restrict to = y.row(i);
+      for (Index k = 0; k < x.cols; ++k) to[k] = phi(from[k]) + epsilon;
+    }
+  });
+}
+
+// x_bar = y_bar phi'(x), or added to it.
+template <class T>
+void elementwise_gradient(FeatureKind kind, MatrixView<const T, Cpu> x, MatrixView<const T, Cpu> y_bar, bool accumulate,
+                          MatrixView<T, Cpu> x_bar) {
+  with_elementwise<T>(kind, [&](auto, auto pull) {
+    for (Index i = 0; i < x.rows; ++i) {
+      const T* __restrict from = x.row(i);
+      const T* __restrict bar = y_bar.row(i);
+      T* __restrict to = x_bar.row(i);
+      if (accumulate) {
+        for (Index k = 0; k < x.cols; ++k) to[k] += pull(from[k], bar[k]);
+      } else {
+        for (Index k = 0; k < x.cols; ++k) to[k] = pull(from[k], bar[k]);
+      }
+    }
+  });
 }
 
 // Rows of one head handled together: bounds the scratch memory of the exponents' gradient.
@@ -193,10 +208,8 @@ void FeatureMap<T, B>::apply(TensorView<const T, B> x, TensorView<T, B> y, Featu
     const auto xs = x.matrix(b, h);
     const auto ys = y.matrix(b, h);
     if (!softmax) {
-      for (Index i = 0; i < length; ++i) {
-        for (Index k = 0; k < width_; ++k) ys(i, k) = elementwise(options_.kind, xs(i, k)) + epsilon;
-        if (log_shift) log_shift.matrix(b, h)(i, 0) = T(0);
-      }
+      elementwise<T>(options_.kind, xs, epsilon, ys);
+      for (Index i = 0; log_shift && i < length; ++i) log_shift.matrix(b, h)(i, 0) = T(0);
       return;
     }
     dense_product<T, B>(xs, MatrixView<const T, B>(transposed.data(), width_, features_), ys, inner);
@@ -253,12 +266,7 @@ void FeatureMap<T, B>::apply_vjp(TensorView<const T, B> x, TensorView<const T, B
     const auto xs = x.matrix(b, h), ys = y.matrix(b, h), gs = y_bar.matrix(b, h);
     const auto out = x_bar.matrix(b, h);
     if (!softmax) {
-      for (Index i = 0; i < length; ++i) {
-        for (Index k = 0; k < width_; ++k) {
-          const T g = gs(i, k) * elementwise_derivative(options_.kind, xs(i, k));
-          out(i, k) = accumulate ? out(i, k) + g : g;
-        }
-      }
+      elementwise_gradient<T>(options_.kind, xs, gs, accumulate, out);
       return;
     }
     // With p_ir = y_ir - epsilon exp(-shift_i), g_ir = y_bar_ir p_ir:  x_bar_i = sqrt(scale) sum_r g_ir w_r - scale x_i sum_r

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <espalier/core/context.hpp>
+#include <espalier/core/error.hpp>
 
 #include "attention/checks.hpp"
 #include "backend/cpu/parallel.hpp"
@@ -29,6 +30,26 @@ inline void over_tasks(Index tasks, const Context<Cpu>& context, std::string_vie
   if (outside) inner.scratch_bytes = context.scratch_bytes / static_cast<std::size_t>(threads);
   backend::parallel_for(
       outer, tasks, [&](Index t, int) { work(t, inner); }, phase);
+}
+
+// On a device: every task enqueued on the context's stream, in order.
+inline void over_tasks(Index tasks, const Context<Cuda>& context, std::string_view phase,
+                       const std::function<void(Index task, const Context<Cuda>& inner)>& work, bool = true) {
+  for (Index t = 0; t < tasks; ++t) {
+    if (context.progress != nullptr && context.progress->stop.stop_requested()) throw Cancelled();
+    work(t, context);
+    if (context.progress != nullptr && context.progress->callback) {
+      context.progress->callback(phase, static_cast<double>(t + 1) / static_cast<double>(tasks));
+    }
+  }
+}
+
+// The same context for a small piece of work inside a call.
+inline Context<Cpu> on_one_thread(const Context<Cpu>&) {
+  return {.threads = 1};
+}
+inline Context<Cuda> on_one_thread(const Context<Cuda>& context) {
+  return context;
 }
 
 // rows x cols of `to` = (accumulate ? to : 0) + from.

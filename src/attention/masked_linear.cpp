@@ -5,7 +5,10 @@
 #include <espalier/masks/ones.hpp>
 
 #include "attention/heads.hpp"
+#include "backend/rows.hpp"
 #include "backend/tiles.hpp"
+#include "backend/transfers.hpp"
+#include "core/compiled_backend.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -32,14 +35,12 @@ void check_options(const LinearOptions& o, const AttentionSizes& s) {
 }
 
 // weight_epsilon in the scale of each of `rows` query rows. exp(log epsilon - shift): epsilon alone may be out of range.
-template <class T>
-std::vector<T> row_weights(const LinearOptions& o, Index first, Index rows) {
-  std::vector<T> weights;
+template <class T, class B>
+backend::Buffer<T, B> row_weights(const LinearOptions& o, Index first, Index rows) {
+  std::vector<double> weights;
   weights.reserve(static_cast<std::size_t>(rows));
-  for (Index i = first; i < first + rows; ++i) {
-    weights.push_back(static_cast<T>(std::exp(std::log(o.weight_epsilon) - o.weight_log_shift[i])));
-  }
-  return weights;
+  for (Index i = first; i < first + rows; ++i) weights.push_back(std::exp(std::log(o.weight_epsilon) - o.weight_log_shift[i]));
+  return backend::uploaded<T, B>(weights);
 }
 
 // The product of one head, whatever its mask: the mask's own (without a mask: that of ones), or tiles over causal entries.
@@ -78,7 +79,7 @@ class HeadProduct {
       return;
     }
     const Index size = out.parameters ? mask_->entries_gradient_size() : 0;
-    backend::Buffer<T, B> scratch(size);
+    backend::Buffer<T, B> scratch(size, context);
     EntriesGradient<T, B> sink;
     if (out.parameters) {
       backend::fill(scratch.matrix(1, size), T(0), context);
@@ -86,7 +87,7 @@ class HeadProduct {
       sink = mask_->entries_gradient(scratch.data());
     }
     backend::tile_low_rank_vjp(entries_, in, bars, out, sink, size, context);
-    if (out.parameters) mask_->fold_entries_gradient(scratch.data(), out.parameters);
+    if (out.parameters) mask_->fold_entries_gradient(scratch.data(), out.parameters, context);
   }
 
  private:
@@ -106,8 +107,8 @@ struct HeadKeys {
   HeadKeys(MatrixView<const T, B> keys, MatrixView<const T, B> values, Index count, const Context<B>& context)
       : k(keys), v(values) {
     if (count == keys.rows) return;
-    copy_k = backend::Buffer<T, B>(keys.rows * keys.cols);
-    copy_v = backend::Buffer<T, B>(values.rows * values.cols);
+    copy_k = backend::Buffer<T, B>(keys.rows * keys.cols, context);
+    copy_v = backend::Buffer<T, B>(values.rows * values.cols, context);
     k = cleared(keys, copy_k, count, context);
     v = cleared(values, copy_v, count, context);
   }
@@ -120,66 +121,6 @@ struct HeadKeys {
     return r;
   }
 };
-
-// Sums over the keys that query i may see: what weight_epsilon multiplies. Without causal order it is one sum for all rows.
-struct Visible {
-  bool causal;
-  Index shift, keys;
-  // Keys visible to query i: 0 .. count(i) - 1.
-  Index count(Index i) const { return causal ? std::clamp<Index>(i + shift + 1, 0, keys) : keys; }
-};
-
-// numerator_i += epsilon sum_j v_j, denominator_i += epsilon count over visible keys; sums carried in double.
-template <class T, class B>
-void add_weight_epsilon(double epsilon, const Visible& visible, MatrixView<const T, B> v, MatrixView<T, B> y,
-                        MatrixView<T, B> denominator) {
-  std::vector<double> sum(static_cast<std::size_t>(v.cols));
-  Index done = 0;
-  for (Index i = 0; i < y.rows; ++i) {
-    for (const Index end = visible.count(i); done < end; ++done) {
-      for (Index c = 0; c < v.cols; ++c) sum[static_cast<std::size_t>(c)] += v(done, c);
-    }
-    for (Index c = 0; c < v.cols; ++c) y(i, c) += static_cast<T>(epsilon * sum[static_cast<std::size_t>(c)]);
-    denominator(i, 0) += static_cast<T>(epsilon * static_cast<double>(done));
-  }
-}
-
-// v_bar_j += epsilon sum over the queries i that see key j of y_bar_i.
-template <class T, class B>
-void add_weight_epsilon_gradient(double epsilon, const Visible& visible, MatrixView<const T, B> y_bar, MatrixView<T, B> v_bar) {
-  std::vector<double> sum(static_cast<std::size_t>(v_bar.cols));
-  Index i = y_bar.rows;
-  for (Index j = visible.keys; j-- > 0;) {
-    // Later queries see more keys: key j is seen by the queries from the first with count(i) > j on.
-    while (i > 0 && visible.count(i - 1) > j) {
-      --i;
-      for (Index c = 0; c < v_bar.cols; ++c) sum[static_cast<std::size_t>(c)] += y_bar(i, c);
-    }
-    for (Index c = 0; c < v_bar.cols; ++c) v_bar(j, c) += static_cast<T>(epsilon * sum[static_cast<std::size_t>(c)]);
-  }
-}
-
-template <class T>
-bool floored(T denominator, double floor) {
-  return std::abs(static_cast<double>(denominator)) <= floor;
-}
-
-template <class T, class B>
-Index divide_rows(MatrixView<T, B> y, MatrixView<const T, B> denominator, double floor) {
-  Index count = 0;
-  for (Index i = 0; i < y.rows; ++i) {
-    T* row = y.row(i);
-    const T d = denominator(i, 0);
-    if (floored(d, floor)) {
-      ++count;
-      std::fill_n(row, y.cols, T(0));
-      continue;
-    }
-    const T inverse = T(1) / d;
-    for (Index c = 0; c < y.cols; ++c) row[c] *= inverse;
-  }
-  return count;
-}
 
 template <class T, class B>
 void check_call(TensorView<const T, B> q, TensorView<const T, B> k, TensorView<const T, B> v, const HeadMasks<T, B>& masks,
@@ -211,42 +152,46 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
   }
 
   std::atomic<Index> floored_rows{0};
-  const Visible everything{options.causal != Causal::none, causal_shift(options.causal, s), s.keys};
+  const backend::Visible everything{options.causal != Causal::none, causal_shift(options.causal, s), s.keys};
   over_tasks(s.batch * s.heads, context, "linear attention", [&](Index t, const Context<B>& inner) {
     const Index b = t / s.heads, h = t % s.heads;
     const Index count = keys_of(options.key_counts, b, s), rows = queries_of(options.key_counts, b, s);
     const HeadKeys<T, B> keys(k.matrix(b, h / s.group()), v.matrix(b, h / s.group()), count, inner);
     const MatrixView<T, B> y = out.matrix(b, h);
-    backend::Buffer<T, B> denominator(s.queries);
+    backend::Buffer<T, B> denominator(s.queries, inner);
     const MatrixView<T, B> d = denominator.matrix(s.queries, 1);
     const auto& product = products[static_cast<std::size_t>(masks.empty() ? 0 : masks.index(b, h, s.heads))];
     product.forward({queries.matrix(b, h), keys.k, keys.v}, {y, {denominator.data(), s.queries}}, inner);
     if (options.weight_epsilon > 0) {
-      Visible visible = everything;
+      backend::Visible visible = everything;
       visible.keys = count;
       if (!options.weight_log_shift) {
-        add_weight_epsilon<T, B>(options.weight_epsilon, visible, keys.v, y, d);
+        backend::add_visible_sums<T, B>(options.weight_epsilon, visible, keys.v, y, d, inner);
       } else {
         // Each row's own weight: the sums with weight 1 first.
-        backend::Buffer<T, B> memory(s.queries * (s.values + 1));
+        backend::Buffer<T, B> memory(s.queries * (s.values + 1), inner);
         const MatrixView<T, B> sums = memory.matrix(s.queries, s.values);
         const MatrixView<T, B> counts(memory.data() + s.queries * s.values, s.queries, 1);
         backend::fill(memory.matrix(s.queries, s.values + 1), T(0), inner);
-        add_weight_epsilon<T, B>(1, visible, keys.v, sums, counts);
-        const std::vector<T> weights = row_weights<T>(options, (b * s.heads + h) * s.queries, s.queries);
+        backend::add_visible_sums<T, B>(1, visible, keys.v, sums, counts, inner);
+        const auto weights = row_weights<T, B>(options, (b * s.heads + h) * s.queries, s.queries);
         backend::add_row_scaled<T, B>({weights.data(), s.queries}, sums, y, inner);
         backend::add_row_scaled<T, B>({weights.data(), s.queries}, counts, d, inner);
       }
     }
     Index floored_here = 0;
     if (options.normalize)
-      floored_here = divide_rows<T, B>(y.row_range(0, rows), d.row_range(0, rows), options.denominator_floor);
+      floored_here = backend::divide_rows<T, B>(y.row_range(0, rows), d.row_range(0, rows), options.denominator_floor, inner);
     if (rows < s.queries) {
       backend::fill(y.row_range(rows, s.queries - rows), T(0), inner);
       backend::fill(d.row_range(rows, s.queries - rows), T(0), inner);
     }
     if (normaliser) backend::copy<T, B>(d, normaliser.matrix(b, h), inner);
-    floored_rows.fetch_add(floored_here, std::memory_order_relaxed);
+    if (floored_here < 0) {
+      floored_rows.store(-1, std::memory_order_relaxed);
+    } else {
+      floored_rows.fetch_add(floored_here, std::memory_order_relaxed);
+    }
   });
   return {floored_rows.load()};
 }
@@ -273,36 +218,28 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
   // Each (batch, head) gathers its parameters' gradient in a row of its own, added up in order at the end, so that the bits do
   // not depend on threads. Where these rows would not fit, heads run one after the other through one row.
   const bool fits = static_cast<std::size_t>(s.batch * s.heads * parameters) * sizeof(T) <= context.scratch_bytes;
-  backend::Buffer<T, B> rows(parameters * (fits ? s.batch * s.heads : 1));
+  backend::Buffer<T, B> rows(parameters * (fits ? s.batch * s.heads : 1), context);
   if (gradients.parameters && !gradients.accumulate) backend::fill(gradients.parameters, T(0), context);
   const auto add_parameters = [&](Index b, Index h, const T* row) {
     const MatrixView<T, B> to = gradients.parameters.row_range(masks.index(b, h, s.heads), 1);
-    backend::add_scaled<T, B>(T(1), MatrixView<const T, B>(row, 1, parameters), to, Context<B>{.threads = 1});
+    backend::add_scaled<T, B>(T(1), MatrixView<const T, B>(row, 1, parameters), to, on_one_thread(context));
   };
-  const Visible everything{options.causal != Causal::none, causal_shift(options.causal, s), s.keys};
+  const backend::Visible everything{options.causal != Causal::none, causal_shift(options.causal, s), s.keys};
 
   // One task a key head: its query heads add to the same gradients of k and v, in order.
   const auto work = [&](Index t, const Context<B>& inner) {
     const Index b = t / s.key_heads, hk = t % s.key_heads, group = s.group();
     const Index count = keys_of(options.key_counts, b, s), used = queries_of(options.key_counts, b, s);
     const HeadKeys<T, B> keys(k.matrix(b, hk), v.matrix(b, hk), count, inner);
-    backend::Buffer<T, B> y_bar(s.queries * s.values), r_bar(s.queries);
-    backend::Buffer<T, B> q_used(used < s.queries ? s.queries * s.width : 0);
-    backend::Buffer<T, B> q_new(gradients.q ? s.queries * s.width : 0);
-    backend::Buffer<T, B> k_new(gradients.k ? s.keys * s.width : 0), v_new(gradients.v ? s.keys * s.values : 0);
+    backend::Buffer<T, B> y_bar(s.queries * s.values, inner), r_bar(s.queries, inner);
+    backend::Buffer<T, B> q_used(used < s.queries ? s.queries * s.width : 0, inner);
+    backend::Buffer<T, B> q_new(gradients.q ? s.queries * s.width : 0, inner);
+    backend::Buffer<T, B> k_new(gradients.k ? s.keys * s.width : 0, inner), v_new(gradients.v ? s.keys * s.values : 0, inner);
     const MatrixView<T, B> y_bars = y_bar.matrix(s.queries, s.values);
     for (Index h = hk * group; h < (hk + 1) * group; ++h) {
-      const auto o = out.matrix(b, h), g = out_bar.matrix(b, h), d = normaliser.matrix(b, h);
-      for (Index i = 0; i < s.queries; ++i) {
-        T inverse = T(1), dot = T(0);
-        const bool dead = i >= used || (options.normalize && floored(d(i, 0), options.denominator_floor));
-        if (options.normalize && !dead) inverse = T(1) / d(i, 0);
-        for (Index c = 0; c < s.values; ++c) {
-          y_bars(i, c) = dead ? T(0) : g(i, c) * inverse;
-          if (options.normalize && !dead) dot += y_bars(i, c) * o(i, c);
-        }
-        r_bar.data()[i] = -dot;
-      }
+      const backend::DividedRows<T, B> quotient{out.matrix(b, h),  out_bar.matrix(b, h),     normaliser.matrix(b, h), used,
+                                                options.normalize, options.denominator_floor};
+      backend::divide_rows_vjp<T, B>(quotient, y_bars, {r_bar.data(), s.queries}, inner);
       // Padding queries may hold anything, and 0 times NaN is NaN.
       const MatrixView<const T, B> qs =
           used < s.queries ? HeadKeys<T, B>::cleared(queries.matrix(b, h), q_used, used, inner) : queries.matrix(b, h);
@@ -316,17 +253,17 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
       const auto& product = products[static_cast<std::size_t>(masks.empty() ? 0 : masks.index(b, h, s.heads))];
       product.backward({qs, keys.k, keys.v}, bars, wanted, inner);
       if (gradients.v && options.weight_epsilon > 0) {
-        Visible visible = everything;
+        backend::Visible visible = everything;
         visible.keys = count;
         if (!options.weight_log_shift) {
-          add_weight_epsilon_gradient<T, B>(options.weight_epsilon, visible, y_bars, wanted.x);
+          backend::add_visible_sums_vjp<T, B>(options.weight_epsilon, visible, y_bars, wanted.x, inner);
         } else {
-          const std::vector<T> weights = row_weights<T>(options, (b * s.heads + h) * s.queries, s.queries);
-          backend::Buffer<T, B> memory(s.queries * s.values);
+          const auto weights = row_weights<T, B>(options, (b * s.heads + h) * s.queries, s.queries);
+          backend::Buffer<T, B> memory(s.queries * s.values, inner);
           const MatrixView<T, B> weighted = memory.matrix(s.queries, s.values);
           backend::fill(weighted, T(0), inner);
           backend::add_row_scaled<T, B>({weights.data(), s.queries}, y_bars, weighted, inner);
-          add_weight_epsilon_gradient<T, B>(1, visible, weighted, wanted.x);
+          backend::add_visible_sums_vjp<T, B>(1, visible, weighted, wanted.x, inner);
         }
       }
       // Keys beyond the count are zeros here: what reaches them has no meaning to the caller.
@@ -351,12 +288,14 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
 
 #define ESPALIER_INSTANTIATE(U, T)                                                                                         \
   template ESPALIER_EXPORT LinearResult masked_linear_attention(                                                           \
-      TensorView<U, Cpu>, TensorView<const T, Cpu>, TensorView<const T, Cpu>, HeadMasks<T, Cpu>, TensorView<T, Cpu>,       \
-      TensorView<T, Cpu>, const LinearOptions&, const Context<Cpu>&);                                                      \
+      TensorView<U, CompiledBackend>, TensorView<const T, CompiledBackend>, TensorView<const T, CompiledBackend>,          \
+      HeadMasks<T, CompiledBackend>, TensorView<T, CompiledBackend>, TensorView<T, CompiledBackend>, const LinearOptions&, \
+      const Context<CompiledBackend>&);                                                                                    \
   template ESPALIER_EXPORT void masked_linear_attention_vjp(                                                               \
-      TensorView<U, Cpu>, TensorView<const T, Cpu>, TensorView<const T, Cpu>, HeadMasks<T, Cpu>, TensorView<const T, Cpu>, \
-      TensorView<const T, Cpu>, TensorView<const T, Cpu>, AttentionGradients<T, Cpu>, const LinearOptions&,                \
-      const Context<Cpu>&);
+      TensorView<U, CompiledBackend>, TensorView<const T, CompiledBackend>, TensorView<const T, CompiledBackend>,          \
+      HeadMasks<T, CompiledBackend>, TensorView<const T, CompiledBackend>, TensorView<const T, CompiledBackend>,           \
+      TensorView<const T, CompiledBackend>, AttentionGradients<T, CompiledBackend>, const LinearOptions&,                  \
+      const Context<CompiledBackend>&);
 ESPALIER_INSTANTIATE(float, float)
 ESPALIER_INSTANTIATE(const float, float)
 ESPALIER_INSTANTIATE(double, double)

@@ -89,7 +89,7 @@ class Sinks {
     const T* at = scratch_.data();
     for (Index i = 0; i < masks_.count(); ++i) {
       if (sizes_[static_cast<std::size_t>(i)] > 0) {
-        masks_[i].fold_entries_gradient(at, VectorView<T, B>{parameter_bar_.row(i), parameter_bar_.cols});
+        masks_[i].fold_entries_gradient(at, VectorView<T, B>{parameter_bar_.row(i), parameter_bar_.cols}, context);
       }
       at += sizes_[static_cast<std::size_t>(i)];
     }

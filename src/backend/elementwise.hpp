@@ -7,7 +7,7 @@
 #include <espalier/core/views.hpp>
 
 #include <cstddef>
-#include <memory>
+#include <utility>
 
 namespace espalier::backend {
 
@@ -17,11 +17,15 @@ template <class T, class B>
 class Buffer {
  public:
   Buffer() = default;
+  // Memory that a mask keeps.
   explicit Buffer(Index size);
+  // Memory of one call. On a device it is taken and given back in the order of the context's stream, without waiting.
+  Buffer(Index size, const Context<B>& context);
   ~Buffer();
-  Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr, other.size_ = 0; }
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_), std::swap(size_, other.size_);
+    std::swap(stream_, other.stream_), std::swap(ordered_, other.ordered_);
     return *this;
   }
   T* data() const { return data_; }
@@ -31,6 +35,8 @@ class Buffer {
  private:
   T* data_ = nullptr;
   Index size_ = 0;
+  void* stream_ = nullptr;  // of memory in a stream's order
+  bool ordered_ = false;
 };
 
 template <class T, class B>

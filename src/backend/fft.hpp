@@ -9,18 +9,29 @@
 
 #include "backend/elementwise.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <memory>
 #include <vector>
 
 namespace espalier::backend {
 
-// Whether this build has an FFT for backend B; without one a ToeplitzFft cannot be made.
+// Whether this build has an FFT on backend B for grids of these sizes; without one a ToeplitzFft cannot be made. On Cpu all or
+// none; on Cuda those with at most three axes longer than 1 (cuFFT's own limit).
 template <class B>
-bool has_fft();
+bool has_fft(const std::vector<Index>& sizes);
 
 // The smallest h >= n whose prime factors are 2, 3, 5 and 7. A line of n is padded to 2 h >= 2 n - 1.
-Index smooth_length(Index n);
+inline Index smooth_length(Index n) {
+  for (Index h = std::max<Index>(1, n);; ++h) {
+    Index rest = h;
+    for (const Index prime : {2, 3, 5, 7}) {
+      while (rest % prime == 0) rest /= prime;
+    }
+    if (rest == 1) return h;
+  }
+}
 
 // Plans of the circulant embedding for M_ij = t[i - j] on a grid n_1 x ... x n_d (core facts: masks/grid.hpp), L = prod n_t,
 // P = prod 2 h_t, h_t = smooth_length(n_t), axes with n_t = 1 left out. Immutable; used by any number of threads at once.
@@ -38,8 +49,9 @@ class ToeplitzFft {
   ToeplitzFft(const ToeplitzFft&) = delete;
   ToeplitzFft& operator=(const ToeplitzFft&) = delete;
 
-  // The spectrum of a table (2 n_1 - 1) x ... x (2 n_d - 1), computed in double, in this plan's own order.
-  Buffer<T, B> spectrum(const double* table) const;
+  // The spectrum of a table (2 n_1 - 1) x ... x (2 n_d - 1) in host memory, computed in double, in this plan's own order. On a
+  // device it is there once the context's stream has come so far; until then the table must stay.
+  Buffer<T, B> spectrum(const double* table, const Context<B>& context) const;
 
   // y = M x, or Mᵀ x.
   void multiply(const T* spectrum, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose,
@@ -60,9 +72,17 @@ class ToeplitzFft {
   std::unique_ptr<const State> state_;
 };
 
-// Without making a plan: flops of a product of `columns` columns (two transforms a pair), P, and a bound on a call's memory.
-double toeplitz_fft_flops(const std::vector<Index>& sizes, double columns);
-double toeplitz_fft_points(const std::vector<Index>& sizes);
+// Without making a plan: P, flops of a product of `columns` columns (two transforms a pair), and a bound on a call's memory.
+inline double toeplitz_fft_points(const std::vector<Index>& sizes) {
+  double points = 1;
+  for (const Index n : sizes) points *= n > 1 ? 2.0 * static_cast<double>(smooth_length(n)) : 1.0;
+  return points;
+}
+inline double toeplitz_fft_flops(const std::vector<Index>& sizes, double columns) {
+  const double points = toeplitz_fft_points(sizes);
+  return std::ceil(columns / 2) * 2 * 5 * points * std::log2(std::max(2.0, points));
+}
+template <class B>
 std::size_t toeplitz_fft_bytes(const std::vector<Index>& sizes, Index columns, Index rank, std::size_t element);
 
 }  // namespace espalier::backend

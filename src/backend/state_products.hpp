@@ -10,6 +10,12 @@
 
 namespace espalier::backend {
 
+// Whether a backend has the products below; where not, the mask of ones runs by tiles.
+template <class B>
+inline constexpr bool has_state_products = false;
+template <>
+inline constexpr bool has_state_products<Cpu> = true;
+
 // The same rows in reverse order: a view with a negative stride. Mᵀ of a causal mask of ones is again one in that order.
 template <class T, class B>
 MatrixView<T, B> reversed(MatrixView<T, B> m) {

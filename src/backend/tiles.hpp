@@ -1,11 +1,14 @@
 // Backend primitives by tile: products and gradients over a mask's entries, fused; nothing of size rows x cols is formed.
 // SPDX-License-Identifier: Apache-2.0
+//
+// On Cpu entries of every kind; on Cuda ones, dense and offset_table, with border, scale and causal order (others: ValueError).
 #pragma once
 
 #include <espalier/core/backend.hpp>
 #include <espalier/core/context.hpp>
 #include <espalier/core/entries.hpp>
 #include <espalier/core/low_rank.hpp>
+#include <espalier/core/options.hpp>
 #include <espalier/core/views.hpp>
 
 #include <cstddef>
@@ -31,6 +34,11 @@ void tile_low_rank_vjp(const Entries<T, B>& m, const LowRankInputs<T, B>& in, co
                        const LowRankGradients<T, B>& gradients, const EntriesGradient<T, B>& sink, Index sink_size,
                        const Context<B>& context);
 // Bounds on the memory that the calls above take.
+template <class B>
 std::size_t tile_low_rank_bytes(Index rows, Index cols, Index rank, Index columns, std::size_t element);
+
+// Speeds of the machine behind a backend, for masks that were not told others.
+template <class B>
+CostModel cost_model();
 
 }  // namespace espalier::backend

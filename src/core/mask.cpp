@@ -6,6 +6,7 @@
 #include "backend/elementwise.hpp"
 #include "backend/tiles.hpp"
 #include "core/checks.hpp"
+#include "core/compiled_backend.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -26,6 +27,7 @@ Mask<T, B>::Mask(Index rows, Index cols, MaskOptions options) : rows_(rows), col
   if (std::isnan(options_.tolerance) || options_.tolerance >= 1) {
     throw ValueError("tolerance must lie in [0, 1) (negative: the type's default)");
   }
+  if (options_.cost == CostModel{}) options_.cost = backend::cost_model<B>();
 }
 template <class T, class B>
 Mask<T, B>::~Mask() = default;
@@ -164,10 +166,31 @@ Report Mask<T, B>::tile_report(Shape shape, const std::string& engine) const {
   r.predicted_seconds = static_cast<double>(shape.heads) * options_.cost.call_seconds + r.flops / speed;
   r.reason = std::to_string(rows_) + " x " + std::to_string(cols_) + " entries by tiles, " +
              std::to_string(shape.rank + shape.columns) + " multiply-adds each";
-  r.extra_bytes = backend::tile_low_rank_bytes(rows_, cols_, shape.rank, shape.columns, sizeof(T));
+  r.extra_bytes = backend::tile_low_rank_bytes<B>(rows_, cols_, shape.rank, shape.columns, sizeof(T));
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
   r.row_wise = true;
   return r;
+}
+
+namespace {
+
+bool is_tile_engine(const std::string& engine) {
+  return engine == "direct" || engine == "dense";
+}
+
+}  // namespace
+
+template <class T, class B>
+bool Mask<T, B>::runs_by_tiles(Shape shape) const {
+  constexpr std::uint64_t kKnown = std::uint64_t{1} << 63, kTiles = std::uint64_t{1} << 62;
+  constexpr Index kLimit = Index{1} << 31;
+  const bool keeps = shape.heads == 1 && shape.columns >= 0 && shape.columns < kLimit && shape.rank >= 0 && shape.rank < kLimit;
+  const std::uint64_t key = kKnown | static_cast<std::uint64_t>(shape.columns) << 31 | static_cast<std::uint64_t>(shape.rank);
+  const std::uint64_t last = last_choice_.word.load(std::memory_order_relaxed);
+  if (keeps && (last & ~kTiles) == key) return (last & kTiles) != 0;
+  const bool tiles = is_tile_engine(report(shape).engine);
+  if (keeps) last_choice_.word.store(tiles ? key | kTiles : key, std::memory_order_relaxed);
+  return tiles;
 }
 
 // ---- default hooks ---------------------------------------------------------------------------------------------------
@@ -185,7 +208,7 @@ EntriesGradient<T, B> Mask<T, B>::entries_gradient(T*) const {
   return {};
 }
 template <class T, class B>
-void Mask<T, B>::fold_entries_gradient(const T*, VectorView<T, B>) const {}
+void Mask<T, B>::fold_entries_gradient(const T*, VectorView<T, B>, const Context<B>&) const {}
 
 template <class T, class B>
 std::span<const double> Mask<T, B>::parameters() const {
@@ -196,14 +219,6 @@ template <class T, class B>
 std::shared_ptr<const Mask<T, B>> Mask<T, B>::with_parameters(std::span<const double>) const {
   throw ValueError("this mask has no parameters");
 }
-
-namespace {
-
-bool is_tile_engine(const std::string& engine) {
-  return engine == "direct" || engine == "dense";
-}
-
-}  // namespace
 
 template <class T, class B>
 void Mask<T, B>::apply_by_tiles(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
@@ -217,6 +232,20 @@ void Mask<T, B>::low_rank_by_tiles(const LowRankInputs<T, B>& in, const LowRankO
 }
 
 template <class T, class B>
+void Mask<T, B>::low_rank_vjp_by_tiles(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                                       const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
+  const Index size = gradients.parameters ? entries_gradient_size() : 0;
+  backend::Buffer<T, B> scratch(size, context);
+  EntriesGradient<T, B> sink;
+  if (gradients.parameters) {
+    backend::fill(scratch.matrix(1, size), T(0), context);
+    sink = entries_gradient(scratch.data());
+  }
+  backend::tile_low_rank_vjp(entries(), in, cotangents, gradients, sink, size, context);
+  if (gradients.parameters) fold_entries_gradient(scratch.data(), gradients.parameters, context);
+}
+
+template <class T, class B>
 void Mask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar, VectorView<T, B> parameter_bar,
                                         const Context<B>& context) const {
   if (parameters().empty()) return;
@@ -225,16 +254,16 @@ void Mask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<con
     throw ValueError("this mask has parameters but neither entries nor its own add_parameter_gradient");
   }
   const Index size = entries_gradient_size();
-  backend::Buffer<T, B> scratch(size);
+  backend::Buffer<T, B> scratch(size, context);
   backend::fill(scratch.matrix(1, size), T(0), context);
   backend::tile_multiply_entries_gradient(e, x, y_bar, entries_gradient(scratch.data()), size, context);
-  fold_entries_gradient(scratch.data(), parameter_bar);
+  fold_entries_gradient(scratch.data(), parameter_bar, context);
 }
 
 template <class T, class B>
 void Mask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                 const Context<B>& context) const {
-  if (is_tile_engine(report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine)) {
+  if (runs_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     low_rank_by_tiles(in, out, transpose, context);
   } else {
     low_rank_by_panels(in, out, transpose, context);
@@ -264,7 +293,7 @@ void Mask<T, B>::low_rank_by_panels(const LowRankInputs<T, B>& in, const LowRank
     // Panels of whole features; when one feature's columns do not fit, its columns are cut instead.
     const Index features = std::max<Index>(1, std::min(m, fits / width));
     const Index columns = x ? std::max<Index>(1, std::min(width, fits)) : 1;
-    backend::Buffer<T, B> source(from * features * columns), result(to * features * columns);
+    backend::Buffer<T, B> source(from * features * columns, context), result(to * features * columns, context);
     for (Index r = 0; r < m; r += features) {
       const Index nr = std::min(features, m - r);
       for (Index k = 0; k < width; k += columns) {
@@ -290,19 +319,8 @@ template <class T, class B>
 void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                     const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
   const Index m = in.a.cols, c = in.x.cols;
-  const bool tiles = is_tile_engine(report({.columns = c, .rank = std::max<Index>(1, m)}).engine);
-  if (tiles) {
-    const Index size = gradients.parameters ? entries_gradient_size() : 0;
-    backend::Buffer<T, B> scratch(size);
-    EntriesGradient<T, B> sink;
-    if (gradients.parameters) {
-      backend::fill(scratch.matrix(1, size), T(0), context);
-      sink = entries_gradient(scratch.data());
-    }
-    backend::tile_low_rank_vjp(entries(), in, cotangents, gradients, sink, size, context);
-    if (gradients.parameters) fold_entries_gradient(scratch.data(), gradients.parameters);
-    return;
-  }
+  const bool tiles = runs_by_tiles({.columns = c, .rank = std::max<Index>(1, m)});
+  if (tiles) return low_rank_vjp_by_tiles(in, cotangents, gradients, context);
   const bool with_y = static_cast<bool>(cotangents.y), with_r = static_cast<bool>(cotangents.row_sum);
   if (gradients.x) {
     if (with_y) {
@@ -318,7 +336,7 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
       backend::fill(gradients.a, T(0), context);
     }
     if (with_r) {
-      backend::Buffer<T, B> t(rows_ * m);
+      backend::Buffer<T, B> t(rows_ * m, context);
       apply(in.b, t.matrix(rows_, m), false, context);
       backend::add_row_scaled<T, B>(cotangents.row_sum, t.matrix(rows_, m), gradients.a, context);
     }
@@ -330,7 +348,7 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
       backend::fill(gradients.b, T(0), context);
     }
     if (with_r) {
-      backend::Buffer<T, B> s(rows_ * m), t(cols_ * m);
+      backend::Buffer<T, B> s(rows_ * m, context), t(cols_ * m, context);
       backend::fill(s.matrix(rows_, m), T(0), context);
       backend::add_row_scaled<T, B>(cotangents.row_sum, in.a, s.matrix(rows_, m), context);
       apply(s.matrix(rows_, m), t.matrix(cols_, m), true, context);
@@ -346,7 +364,7 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
     const Index fits = std::max<Index>(1, static_cast<Index>(context.scratch_bytes) / std::max<Index>(1, per_column));
     const Index features = std::max<Index>(1, std::min(m, fits / std::max<Index>(1, width)));
     const Index columns = x ? std::max<Index>(1, std::min(width, fits)) : 1;
-    backend::Buffer<T, B> source(cols_ * features * columns), result(rows_ * features * columns);
+    backend::Buffer<T, B> source(cols_ * features * columns, context), result(rows_ * features * columns, context);
     for (Index r = 0; r < m; r += features) {
       const Index nr = std::min(features, m - r);
       for (Index k = 0; k < width; k += columns) {
@@ -362,7 +380,7 @@ void Mask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRank
   if (with_r) gather({}, MatrixView<const T, B>(cotangents.row_sum.data, rows_, 1));
 }
 
-template class ESPALIER_EXPORT Mask<float, Cpu>;
-template class ESPALIER_EXPORT Mask<double, Cpu>;
+template class ESPALIER_EXPORT Mask<float, CompiledBackend>;
+template class ESPALIER_EXPORT Mask<double, CompiledBackend>;
 
 }  // namespace espalier

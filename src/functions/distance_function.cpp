@@ -1,8 +1,9 @@
-// DistanceFunction: the closed forms behind one erased type, and the recognition of exponentials.
+// DistanceFunction: one erased type over all forms, views of derivatives, and the recognition of exponentials.
 // SPDX-License-Identifier: Apache-2.0
+#include "functions/function_state.hpp"
+
 #include <espalier/core/error.hpp>
 #include <espalier/core/random.hpp>
-#include <espalier/functions/distance_function.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -11,203 +12,52 @@
 
 namespace espalier {
 
-class DistanceFunction::State {
- public:
-  State(std::string name, std::vector<double> parameters) : name_(std::move(name)), parameters_(std::move(parameters)) {
-    for (std::size_t p = 0; p < parameters_.size(); ++p) {
-      if (!std::isfinite(parameters_[p])) {
-        throw ValueError(name_ + ": parameter " + std::to_string(p) + " is " + std::to_string(parameters_[p]) +
-                         ", expected a finite number");
-      }
+DistanceFunction::State::State(std::string name, std::vector<double> parameters)
+    : name_(std::move(name)), parameters_(std::move(parameters)) {
+  for (std::size_t p = 0; p < parameters_.size(); ++p) {
+    if (!std::isfinite(parameters_[p])) {
+      throw ValueError(name_ + ": parameter " + std::to_string(p) + " is " + std::to_string(parameters_[p]) +
+                       ", expected a finite number");
     }
   }
-  virtual ~State() = default;
-  virtual double value(double d) const = 0;
-  virtual double derivative(std::size_t p, double d) const = 0;
-  virtual DistanceFunction with(std::span<const double> parameters) const = 0;
-  virtual std::optional<ExponentialForm> exponential_form() const { return std::nullopt; }
-  // Largest argument where only integers 0 .. last are arguments at all; negative: any real number is.
-  virtual double last_integer() const { return -1; }
-
-  const std::string& name() const { return name_; }
-  const std::vector<double>& parameters() const { return parameters_; }
-
- protected:
-  double at(std::size_t p) const { return parameters_[p]; }
-
- private:
-  std::string name_;
-  std::vector<double> parameters_;
-};
+}
+std::optional<ExponentialSum> DistanceFunction::State::exponential_terms() const {
+  const auto form = exponential_form();
+  if (!form) return std::nullopt;
+  if (form->factor == 0) return ExponentialSum{};
+  return ExponentialSum{{{form->factor, -form->slope, 0}}};
+}
+double DistanceFunction::State::disc_bound(double, double) const {
+  return std::numeric_limits<double>::infinity();
+}
+double DistanceFunction::State::variation(double, double) const {
+  return std::numeric_limits<double>::infinity();
+}
+std::optional<DistanceFunction> DistanceFunction::State::derivative_function(std::size_t) const {
+  return std::nullopt;
+}
 
 namespace {
 
-using State = DistanceFunction::State;
-using Parameters = std::span<const double>;
-
-std::vector<double> to_vector(Parameters p) {
-  return {p.begin(), p.end()};
-}
-
-// sum_k c[k] d^k by Horner's rule.
-double polynomial(const std::vector<double>& c, double d) {
-  double s = 0;
-  for (std::size_t k = c.size(); k-- > 0;) s = s * d + c[k];
-  return s;
-}
-
-bool zero_from(const std::vector<double>& c, std::size_t first) {
-  return std::all_of(c.begin() + static_cast<std::ptrdiff_t>(std::min(first, c.size())), c.end(),
-                     [](double v) { return v == 0; });
-}
-
-double coefficient(const std::vector<double>& c, std::size_t k) {
-  return k < c.size() ? c[k] : 0.0;
-}
-
-class ExponentialState final : public State {
+// d -> df / d parameters()[p]; keeps f alive.
+class DerivativeState final : public DistanceFunction::State {
  public:
-  explicit ExponentialState(const Exponential& f) : State("exponential", {f.rate, f.scale}) {}
-  double value(double d) const override { return at(1) * std::exp(-at(0) * d); }
-  double derivative(std::size_t p, double d) const override {
-    const double e = std::exp(-at(0) * d);
-    return p == 0 ? -d * at(1) * e : e;
-  }
-  DistanceFunction with(Parameters p) const override { return Exponential{p[0], p[1]}; }
-  std::optional<ExponentialForm> exponential_form() const override { return ExponentialForm{at(1), -at(0)}; }
-};
-
-class GaussianState final : public State {
- public:
-  explicit GaussianState(const Gaussian& f) : State("gaussian", {f.width, f.scale}) {
-    if (f.width == 0) throw ValueError("gaussian: width is 0, expected another number");
-  }
-  double value(double d) const override { return at(1) * std::exp(-(d / at(0)) * (d / at(0))); }
-  double derivative(std::size_t p, double d) const override {
-    const double u = d / at(0), e = std::exp(-u * u);
-    return p == 0 ? 2 * at(1) * e * u * u / at(0) : e;
-  }
-  DistanceFunction with(Parameters p) const override { return Gaussian{p[0], p[1]}; }
-  std::optional<ExponentialForm> exponential_form() const override {
-    if (at(1) == 0) return ExponentialForm{0, 0};
-    return std::nullopt;
-  }
-};
-
-class RationalState final : public State {
- public:
-  explicit RationalState(const Rational& f) : State("rational", {f.width, f.power, f.scale}) {
-    if (f.width <= 0) throw ValueError("rational: width is " + std::to_string(f.width) + ", expected a number > 0");
-  }
-  double value(double d) const override { return at(2) / (1 + term(d)); }
-  double derivative(std::size_t p, double d) const override {
-    const double u = term(d), q = 1 / (1 + u);
-    if (p == 2) return q;
-    // u / (1 + u)^2 vanishes at both ends; u = inf would make it NaN.
-    const double slope = std::isfinite(u) ? u * q * q : 0.0;
-    if (slope == 0) return 0;
-    return p == 0 ? at(2) * slope * at(1) / at(0) : -at(2) * slope * std::log(d / at(0));
-  }
-  DistanceFunction with(Parameters p) const override { return Rational{p[0], p[1], p[2]}; }
-  std::optional<ExponentialForm> exponential_form() const override {
-    if (at(2) == 0) return ExponentialForm{0, 0};
-    if (at(1) == 0) return ExponentialForm{at(2) / 2, 0};
-    return std::nullopt;
-  }
-
- private:
-  double term(double d) const {
-    if (d < 0) throw ValueError("rational: defined for d >= 0, got " + std::to_string(d));
-    return std::pow(d / at(0), at(1));
-  }
-};
-
-class DampedCosineState final : public State {
- public:
-  explicit DampedCosineState(const DampedCosine& f) : State("damped cosine", {f.frequency, f.rate, f.scale}) {}
-  double value(double d) const override { return at(2) * std::cos(at(0) * d) * std::exp(-at(1) * d); }
-  double derivative(std::size_t p, double d) const override {
-    const double e = std::exp(-at(1) * d), c = std::cos(at(0) * d);
-    if (p == 0) return -d * at(2) * std::sin(at(0) * d) * e;
-    return p == 1 ? -d * at(2) * c * e : c * e;
-  }
-  DistanceFunction with(Parameters p) const override { return DampedCosine{p[0], p[1], p[2]}; }
-  std::optional<ExponentialForm> exponential_form() const override {
-    if (at(2) == 0) return ExponentialForm{0, 0};
-    if (at(0) == 0) return ExponentialForm{at(2), -at(1)};
-    return std::nullopt;
-  }
-};
-
-class ExponentiatedPolynomialState final : public State {
- public:
-  explicit ExponentiatedPolynomialState(ExponentiatedPolynomial f)
-      : State("exponentiated polynomial", std::move(f.coefficients)) {}
-  double value(double d) const override { return std::exp(polynomial(parameters(), d)); }
-  double derivative(std::size_t p, double d) const override { return std::pow(d, static_cast<double>(p)) * value(d); }
-  DistanceFunction with(Parameters p) const override { return ExponentiatedPolynomial{to_vector(p)}; }
-  std::optional<ExponentialForm> exponential_form() const override {
-    if (!zero_from(parameters(), 2)) return std::nullopt;
-    return ExponentialForm{std::exp(coefficient(parameters(), 0)), coefficient(parameters(), 1)};
-  }
-};
-
-class PolynomialState final : public State {
- public:
-  explicit PolynomialState(Polynomial f) : State("polynomial", std::move(f.coefficients)) {}
-  double value(double d) const override { return polynomial(parameters(), d); }
-  double derivative(std::size_t p, double d) const override { return std::pow(d, static_cast<double>(p)); }
-  DistanceFunction with(Parameters p) const override { return Polynomial{to_vector(p)}; }
-  std::optional<ExponentialForm> exponential_form() const override {
-    if (!zero_from(parameters(), 1)) return std::nullopt;
-    return ExponentialForm{coefficient(parameters(), 0), 0};
-  }
-};
-
-class FunctionTableState final : public State {
- public:
-  explicit FunctionTableState(FunctionTable f) : State("table", std::move(f.values)) {
-    if (parameters().empty()) throw ValueError("table: no values, expected at least the value at d = 0");
-  }
-  double value(double d) const override { return at(index(d)); }
-  double derivative(std::size_t p, double d) const override { return index(d) == p ? 1.0 : 0.0; }
-  DistanceFunction with(Parameters p) const override { return FunctionTable{to_vector(p)}; }
-  double last_integer() const override { return static_cast<double>(parameters().size() - 1); }
-
- private:
-  std::size_t index(double d) const {
-    if (!(d >= 0 && d <= last_integer() && d == std::floor(d))) {
-      throw ValueError("table: no value at d = " + std::to_string(d) + ", expected an integer from 0 to " +
-                       std::to_string(parameters().size() - 1));
-    }
-    return static_cast<std::size_t>(d);
-  }
-};
-
-class CallableState final : public State {
- public:
-  explicit CallableState(Callable f) : State(std::move(f.name), {}), f_(std::move(f.f)) {
-    if (!f_) throw ValueError("callable: empty, expected a function of one number");
-  }
-  double value(double d) const override { return f_(d); }
+  DerivativeState(std::shared_ptr<const DistanceFunction::State> f, std::size_t parameter)
+      : State("derivative " + std::to_string(parameter) + " of " + f->name(), {}), f_(std::move(f)), parameter_(parameter) {}
+  double value(double d) const override { return f_->derivative(parameter_, d); }
   double derivative(std::size_t, double) const override { return 0; }
-  DistanceFunction with(Parameters) const override { return Callable{f_, name()}; }
+  DistanceFunction with(std::span<const double>) const override {
+    return DistanceFunction(Callable{[f = f_, p = parameter_](double d) { return f->derivative(p, d); }, name()});
+  }
+  double last_integer() const override { return f_->last_integer(); }
 
  private:
-  std::function<double(double)> f_;
+  std::shared_ptr<const DistanceFunction::State> f_;
+  std::size_t parameter_;
 };
 
 }  // namespace
 
-DistanceFunction::DistanceFunction(Exponential f) : state_(std::make_shared<ExponentialState>(f)) {}
-DistanceFunction::DistanceFunction(Gaussian f) : state_(std::make_shared<GaussianState>(f)) {}
-DistanceFunction::DistanceFunction(Rational f) : state_(std::make_shared<RationalState>(f)) {}
-DistanceFunction::DistanceFunction(DampedCosine f) : state_(std::make_shared<DampedCosineState>(f)) {}
-DistanceFunction::DistanceFunction(ExponentiatedPolynomial f)
-    : state_(std::make_shared<ExponentiatedPolynomialState>(std::move(f))) {}
-DistanceFunction::DistanceFunction(Polynomial f) : state_(std::make_shared<PolynomialState>(std::move(f))) {}
-DistanceFunction::DistanceFunction(FunctionTable f) : state_(std::make_shared<FunctionTableState>(std::move(f))) {}
-DistanceFunction::DistanceFunction(Callable f) : state_(std::make_shared<CallableState>(std::move(f))) {}
 DistanceFunction::DistanceFunction(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 
 double DistanceFunction::operator()(double distance) const {
@@ -216,11 +66,13 @@ double DistanceFunction::operator()(double distance) const {
 std::span<const double> DistanceFunction::parameters() const {
   return state_->parameters();
 }
+void DistanceFunction::check_parameter(std::size_t parameter) const {
+  if (parameter < state_->parameters().size()) return;
+  throw ValueError(state_->name() + ": no parameter " + std::to_string(parameter) + ", it has " +
+                   std::to_string(state_->parameters().size()));
+}
 double DistanceFunction::derivative(std::size_t parameter, double distance) const {
-  if (parameter >= state_->parameters().size()) {
-    throw ValueError(state_->name() + ": no parameter " + std::to_string(parameter) + ", it has " +
-                     std::to_string(state_->parameters().size()));
-  }
+  check_parameter(parameter);
   return state_->derivative(parameter, distance);
 }
 DistanceFunction DistanceFunction::with_parameters(std::span<const double> parameters) const {
@@ -229,6 +81,23 @@ DistanceFunction DistanceFunction::with_parameters(std::span<const double> param
                      static_cast<Index>(state_->parameters().size()));
   }
   return state_->with(parameters);
+}
+DistanceFunction DistanceFunction::derivative_function(std::size_t parameter) const {
+  check_parameter(parameter);
+  if (auto closed = state_->derivative_function(parameter)) return *closed;
+  return DistanceFunction(std::make_shared<DerivativeState>(state_, parameter));
+}
+std::optional<ExponentialSum> DistanceFunction::exponential_terms() const {
+  return state_->exponential_terms();
+}
+std::optional<ConstantPieces> DistanceFunction::constant_pieces() const {
+  return state_->constant_pieces();
+}
+double DistanceFunction::disc_bound(double centre, double radius) const {
+  return state_->disc_bound(centre, radius);
+}
+double DistanceFunction::variation(double first, double last) const {
+  return state_->variation(first, last);
 }
 std::optional<ExponentialForm> DistanceFunction::exponential_form() const {
   return state_->exponential_form();

@@ -71,11 +71,12 @@ EntriesGradient<T, B> BlockDiagonalMask<T, B>::entries_gradient(T* scratch) cons
   return g;
 }
 template <class T, class B>
-void BlockDiagonalMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void BlockDiagonalMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar,
+                                                    const Context<B>& context) const {
   Index at = 0;
   for (std::size_t k = 0; k < blocks_.size(); ++k) {
     const Index count = parameter_count<T, B>(blocks_[k]);
-    blocks_[k]->fold_entries_gradient(scratch + composition<T>(source_).offset(k), {parameter_bar.data + at, count});
+    blocks_[k]->fold_entries_gradient(scratch + composition<T>(source_).offset(k), {parameter_bar.data + at, count}, context);
     at += count;
   }
 }

@@ -110,9 +110,10 @@ EntriesGradient<T, B> BorderedMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void BorderedMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void BorderedMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar,
+                                               const Context<B>& context) const {
   const Index inner = parameter_bar.size - 3;
-  inner_->fold_entries_gradient(scratch, {parameter_bar.data, inner});
+  inner_->fold_entries_gradient(scratch, {parameter_bar.data, inner}, context);
   const T* border = scratch + entries_gradient_size() - 3;
   for (Index k = 0; k < 3; ++k) parameter_bar[inner + k] += border[k];
 }
@@ -132,7 +133,7 @@ std::shared_ptr<const Mask<T, B>> BorderedMask<T, B>::with_parameters(std::span<
 
 template <class T, class B>
 bool BorderedMask<T, B>::by_tiles(Shape shape) const {
-  return is_tile_engine(this->report(shape).engine) && inner_->entries().kind != EntryKind::none;
+  return this->runs_by_tiles(shape) && inner_->entries().kind != EntryKind::none;
 }
 
 template <class T, class B>

@@ -103,16 +103,17 @@ EntriesGradient<T, B> CausalMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void CausalMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
-  if (!formed_) return inner_->fold_entries_gradient(scratch, parameter_bar);
+void CausalMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar,
+                                             const Context<B>& context) const {
+  if (!formed_) return inner_->fold_entries_gradient(scratch, parameter_bar, context);
   const Index count = parameter_bar.size;
   if (count == 0) return;
   // sum_ij C_ij dM_ij / dp, C the entries' gradient: the plain product's parameter gradient for unit columns x and y_bar = C.
   backend::Buffer<T, B> bar(count);
   const MatrixView<const T, B> c(scratch, this->rows(), this->cols());
   over_unit_columns<T, B>(this->cols(), [&](Index j, MatrixView<T, B> unit) {
-    inner_->multiply_vjp(unit, c.columns(j, unit.cols), {}, {bar.data(), count});
-    backend::add_scaled<T, B>(T(1), bar.matrix(1, count), MatrixView<T, B>(parameter_bar.data, 1, count), Context<B>{});
+    inner_->multiply_vjp(unit, c.columns(j, unit.cols), {}, {bar.data(), count}, context);
+    backend::add_scaled<T, B>(T(1), bar.matrix(1, count), MatrixView<T, B>(parameter_bar.data, 1, count), context);
   });
 }
 template <class T, class B>

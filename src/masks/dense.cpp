@@ -56,7 +56,7 @@ EntriesGradient<T, B> DenseMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void DenseMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void DenseMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>&) const {
   for (Index p = 0; p < parameter_bar.size; ++p) parameter_bar[p] += scratch[p];
 }
 template <class T, class B>

@@ -185,7 +185,7 @@ EntriesGradient<T, B> DiffusionMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void DiffusionMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void DiffusionMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>&) const {
   const std::vector<T>& d = expansion_->derivative(*state_);
   double sum = 0;
   for (std::size_t p = 0; p < d.size(); ++p) sum += static_cast<double>(scratch[p]) * static_cast<double>(d[p]);

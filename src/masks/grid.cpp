@@ -5,7 +5,10 @@
 
 #include "backend/elementwise.hpp"
 #include "backend/fft.hpp"
+#include "backend/transfers.hpp"
+#include "core/compiled_backend.hpp"
 #include "masks/grid_table.hpp"
+#include "masks/sequence.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -18,12 +21,25 @@ namespace espalier {
 
 namespace {
 
-template <class T, class B, class U>
-backend::Buffer<T, B> copied(const std::vector<U>& from) {
-  backend::Buffer<T, B> to(static_cast<Index>(from.size()));
-  std::transform(from.begin(), from.end(), to.data(), [](U v) { return static_cast<T>(v); });
-  return to;
-}
+// What the first product of a kind makes, on its context's stream; products on other streams wait for it there.
+template <class B, class V>
+class FirstNeed {
+ public:
+  template <class F>
+  const V& get(const Context<B>& context, const F& make) {
+    std::call_once(once_, [&] {
+      value_ = std::make_unique<const V>(make());
+      made_.record(context);
+    });
+    made_.wait(context);
+    return *value_;
+  }
+
+ private:
+  std::once_flag once_;
+  std::unique_ptr<const V> value_;
+  backend::Mark<B> made_;
+};
 
 }  // namespace
 
@@ -35,13 +51,21 @@ class GridMask<T, B>::State {
     const GridKeys keys = grid_keys(sizes);
     length = static_cast<Index>(keys.row.size());
     table_size = grid_table_size(sizes);
-    row_key = copied<std::int32_t, B>(keys.row);
-    col_key = copied<std::int32_t, B>(keys.column);
+    row_key = backend::uploaded<std::int32_t, B>(keys.row);
+    col_key = backend::uploaded<std::int32_t, B>(keys.column);
   }
+  bool one_axis() const { return length > 1 && *std::max_element(sizes.begin(), sizes.end()) == length; }
   // Plans are made by the first product that needs them.
   const backend::ToeplitzFft<T, B>& fft() const {
     std::call_once(once_, [&] { fft_ = std::make_unique<backend::ToeplitzFft<T, B>>(sizes, measure); });
     return *fft_;
+  }
+  const GridClasses& classes() const {
+    std::call_once(classes_once_, [&] { classes_ = grid_classes(sizes, *distance, causal); });
+    return classes_;
+  }
+  const backend::PlacedRows<B>& class_rows(const Context<B>& context) const {
+    return class_rows_.get(context, [&] { return backend::PlacedRows<B>(classes().offsets, context); });
   }
 
   std::vector<Index> sizes;
@@ -51,8 +75,10 @@ class GridMask<T, B>::State {
   backend::Buffer<std::int32_t, B> row_key, col_key;
 
  private:
-  mutable std::once_flag once_;
+  mutable std::once_flag once_, classes_once_;
   mutable std::unique_ptr<const backend::ToeplitzFft<T, B>> fft_;
+  mutable GridClasses classes_;
+  mutable FirstNeed<B, backend::PlacedRows<B>> class_rows_;
 };
 
 // What with_parameters replaces.
@@ -69,19 +95,38 @@ struct GridMask<T, B>::Values {
   }
   void finish(const State& state) {
     finish_grid_table(state.causal, table);
-    applied = copied<T, B>(table);
+    applied = backend::uploaded<T, B>(table);
+  }
+  // The engines of one axis, where there is one; `start`: of the mask that this one is a parameter step from.
+  void make_sequence(const State& state, const MaskOptions& options, double tolerance, SequenceStart start) {
+    if constexpr (backend::has_chunked<B>()) {
+      if (!state.one_axis()) return;
+      const auto values = [this, distance = state.distance, causal = state.causal] {
+        return grid_sequence_values(table, function, distance, causal);
+      };
+      sequence = std::make_unique<const SequenceEngines<T>>(state.length, values, options, tolerance, std::move(start));
+    }
   }
   std::span<const double> parameters() const { return function ? function->parameters() : std::span<const double>(given); }
-  const T* spectrum(const State& state) {
-    std::call_once(once, [&] { frequencies = state.fft().spectrum(table.data()); });
-    return frequencies.data();
+  const T* spectrum(const State& state, const Context<B>& context) {
+    return frequencies.get(context, [&] { return state.fft().spectrum(table.data(), context); }).data();
+  }
+  // Sums over the distances' classes to the function's parameters.
+  const backend::PlacedRows<B>& parameter_rows(const State& state, const Context<B>& context) {
+    return derivatives.get(context, [&] {
+      derivative_rows = grid_parameter_rows(state.classes(), *function);
+      return backend::PlacedRows<B>(derivative_rows, context);
+    });
   }
 
   std::vector<double> table;  // as applied
   std::vector<double> given;  // a free table before zeroing: the parameters
   std::optional<DistanceFunction> function;
-  backend::Buffer<T, B> applied, frequencies;
-  std::once_flag once;
+  backend::Buffer<T, B> applied;
+  FirstNeed<B, backend::Buffer<T, B>> frequencies;
+  backend::SumRows derivative_rows;
+  FirstNeed<B, backend::PlacedRows<B>> derivatives;
+  std::unique_ptr<const SequenceEngines<T>> sequence;  // null: more than one axis
 };
 
 namespace {
@@ -99,6 +144,7 @@ GridMask<T, B>::GridMask(std::vector<Index> sizes, DistanceFunction function, Di
     : Mask<T, B>(grid_length(sizes), grid_length(sizes), options) {
   state_ = std::make_shared<State>(std::move(sizes), distance, options);
   values_ = std::make_shared<Values>(*state_, std::move(function));
+  values_->make_sequence(*state_, this->options(), this->tolerance(), {});
 }
 template <class T, class B>
 GridMask<T, B>::GridMask(std::vector<Index> sizes, std::span<const double> table, GridOptions options)
@@ -106,6 +152,7 @@ GridMask<T, B>::GridMask(std::vector<Index> sizes, std::span<const double> table
   check_table_size(sizes, table.size());
   state_ = std::make_shared<State>(std::move(sizes), std::nullopt, options);
   values_ = std::make_shared<Values>(*state_, table);
+  values_->make_sequence(*state_, this->options(), this->tolerance(), {});
 }
 template <class T, class B>
 GridMask<T, B>::GridMask(std::shared_ptr<const State> state, std::shared_ptr<Values> values, const MaskOptions& options)
@@ -148,17 +195,20 @@ EntriesGradient<T, B> GridMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void GridMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void GridMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>& context) const {
   if (parameter_bar.size == 0) return;
   if (!state_->distance) {
     // Offsets that causality has zeroed: the mask does not depend on them.
-    for (Index p = state_->causal ? state_->table_size / 2 : 0; p < parameter_bar.size; ++p) parameter_bar[p] += scratch[p];
+    const Index first = state_->causal ? state_->table_size / 2 : 0, count = parameter_bar.size - first;
+    backend::add_scaled<T, B>(T(1), MatrixView<const T, B>(scratch + first, 1, count),
+                              MatrixView<T, B>(parameter_bar.data + first, 1, count), context);
     return;
   }
-  const std::vector<double> table_bar(scratch, scratch + state_->table_size);
-  std::vector<double> bar(static_cast<std::size_t>(parameter_bar.size), 0.0);
-  fold_grid_gradient(state_->sizes, *values_->function, *state_->distance, state_->causal, table_bar, bar);
-  for (Index p = 0; p < parameter_bar.size; ++p) parameter_bar[p] += static_cast<T>(bar[static_cast<std::size_t>(p)]);
+  // df/dp is the same for all offsets of one distance: their gradients are summed first.
+  const auto& classes = state_->class_rows(context);
+  backend::Buffer<double, B> sums(classes.rows, context);
+  backend::sum_rows(classes, scratch, sums.data(), false, context);
+  backend::sum_rows(values_->parameter_rows(*state_, context), sums.data(), parameter_bar.data, true, context);
 }
 template <class T, class B>
 std::span<const double> GridMask<T, B>::parameters() const {
@@ -173,6 +223,8 @@ std::shared_ptr<const Mask<T, B>> GridMask<T, B>::with_parameters(std::span<cons
     check_table_size(state_->sizes, parameters.size());
     values = std::make_shared<Values>(*state_, parameters);
   }
+  values->make_sequence(*state_, this->options(), this->tolerance(),
+                        values_->sequence ? values_->sequence->found() : SequenceStart{});
   return std::shared_ptr<const Mask<T, B>>(new GridMask(state_, std::move(values), this->options()));
 }
 
@@ -181,7 +233,17 @@ std::shared_ptr<const Mask<T, B>> GridMask<T, B>::with_parameters(std::span<cons
 template <class T, class B>
 std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
   std::vector<Report> all = {this->tile_report(shape, "direct")};
-  if (!backend::has_fft<B>()) return all;
+  if (backend::has_fft<B>(state_->sizes)) all.push_back(fft_report(shape));
+  if (values_->sequence) {
+    double best = all.front().predicted_seconds;
+    for (const Report& r : all) best = std::min(best, r.predicted_seconds);
+    values_->sequence->add_candidates(shape, best, all);
+  }
+  return all;
+}
+
+template <class T, class B>
+Report GridMask<T, B>::fft_report(Shape shape) const {
   const std::vector<Index>& sizes = state_->sizes;
   const CostModel& cost = this->options().cost;
   const double heads = static_cast<double>(shape.heads), rank = static_cast<double>(std::max<Index>(1, shape.rank));
@@ -196,61 +258,86 @@ std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
   reason << (shape.rank > 0 ? static_cast<double>(shape.rank * shape.columns) : static_cast<double>(shape.columns))
          << " columns by FFT, two at a time, padded to " << points << " points";
   r.reason = reason.str();
-  r.extra_bytes = backend::toeplitz_fft_bytes(sizes, shape.columns, shape.rank, sizeof(T));
+  r.extra_bytes = backend::toeplitz_fft_bytes<B>(sizes, shape.columns, shape.rank, sizeof(T));
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * std::sqrt(std::log2(std::max(2.0, points)));
-  all.push_back(std::move(r));
-  return all;
+  return r;
 }
 
 template <class T, class B>
 void GridMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
-  if (this->report({.columns = x.cols}).engine == "direct") {
-    this->apply_by_tiles(x, y, transpose, context);
-  } else {
-    state_->fft().multiply(values_->spectrum(*state_), x, y, transpose, context);
-  }
+  if (this->runs_by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
+  const std::string engine = this->report({.columns = x.cols}).engine;
+  if (engine == "fft") return state_->fft().multiply(values_->spectrum(*state_, context), x, y, transpose, context);
+  if constexpr (backend::has_chunked<B>()) values_->sequence->multiply(engine, x, y, transpose, context);
 }
 
+// The table's gradient where the product itself runs on another engine: by FFT, or by tiles without one.
 template <class T, class B>
 void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar,
                                             VectorView<T, B> parameter_bar, const Context<B>& context) const {
   if (parameters().empty()) return;
-  if (this->report({.columns = x.cols}).engine == "direct") {
+  if (this->runs_by_tiles({.columns = x.cols}) || !backend::has_fft<B>(state_->sizes)) {
     Mask<T, B>::add_parameter_gradient(x, y_bar, parameter_bar, context);
     return;
   }
-  backend::Buffer<T, B> table_bar(state_->table_size);
+  backend::Buffer<T, B> table_bar(state_->table_size, context);
   backend::fill(table_bar.matrix(1, state_->table_size), T(0), context);
   state_->fft().add_table_gradient(x, y_bar, table_bar.data(), context);
-  fold_entries_gradient(table_bar.data(), parameter_bar);
+  fold_entries_gradient(table_bar.data(), parameter_bar, context);
 }
 
 template <class T, class B>
 void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                     const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
-    this->low_rank_by_tiles(in, out, transpose, context);
-  } else {
-    state_->fft().multiply_low_rank(values_->spectrum(*state_), in, out, transpose, context);
+  const Shape shape{.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)};
+  if (this->runs_by_tiles(shape)) return this->low_rank_by_tiles(in, out, transpose, context);
+  const std::string engine = this->report(shape).engine;
+  if (engine == "fft") {
+    return state_->fft().multiply_low_rank(values_->spectrum(*state_, context), in, out, transpose, context);
   }
+  if constexpr (backend::has_chunked<B>()) values_->sequence->multiply_low_rank(engine, in, out, transpose, context);
 }
 
 template <class T, class B>
 void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
-    Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
-    return;
-  }
+  const Shape shape{.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)};
+  if (this->runs_by_tiles(shape)) return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
+  const std::string engine = this->report(shape).engine;
   const bool learns = gradients.parameters && gradients.parameters.size > 0;
-  backend::Buffer<T, B> table_bar(learns ? state_->table_size : 0);
-  if (learns) backend::fill(table_bar.matrix(1, state_->table_size), T(0), context);
-  state_->fft().multiply_low_rank_vjp(values_->spectrum(*state_), in, cotangents, gradients,
-                                      learns ? table_bar.data() : nullptr, context);
-  if (learns) fold_entries_gradient(table_bar.data(), gradients.parameters);
+  if constexpr (backend::has_chunked<B>()) {
+    if (engine != "fft") {
+      std::vector<double> bar(static_cast<std::size_t>(learns ? gradients.parameters.size : 0), 0.0);
+      const bool done = values_->sequence->multiply_low_rank_vjp(
+          engine, in, cotangents, {gradients.a, gradients.b, gradients.x, {}}, learns, bar, context);
+      if (!learns) return;
+      if (done) {
+        for (Index p = 0; p < gradients.parameters.size; ++p) {
+          gradients.parameters[p] += static_cast<T>(bar[static_cast<std::size_t>(p)]);
+        }
+        return;
+      }
+      // A free table's gradient is a correlation: by FFT, or by tiles without one.
+      const LowRankGradients<T, B> table_only{{}, {}, {}, gradients.parameters};
+      if (!backend::has_fft<B>(state_->sizes)) return this->low_rank_vjp_by_tiles(in, cotangents, table_only, context);
+      return low_rank_vjp_by_fft(in, cotangents, table_only, context);
+    }
+  }
+  low_rank_vjp_by_fft(in, cotangents, gradients, context);
 }
 
-template class ESPALIER_EXPORT GridMask<float, Cpu>;
-template class ESPALIER_EXPORT GridMask<double, Cpu>;
+template <class T, class B>
+void GridMask<T, B>::low_rank_vjp_by_fft(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
+  const bool learns = gradients.parameters && gradients.parameters.size > 0;
+  backend::Buffer<T, B> table_bar(learns ? state_->table_size : 0, context);
+  if (learns) backend::fill(table_bar.matrix(1, state_->table_size), T(0), context);
+  state_->fft().multiply_low_rank_vjp(values_->spectrum(*state_, context), in, cotangents, gradients,
+                                      learns ? table_bar.data() : nullptr, context);
+  if (learns) fold_entries_gradient(table_bar.data(), gradients.parameters, context);
+}
+
+template class ESPALIER_EXPORT GridMask<float, CompiledBackend>;
+template class ESPALIER_EXPORT GridMask<double, CompiledBackend>;
 
 }  // namespace espalier

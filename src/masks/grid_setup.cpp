@@ -138,24 +138,46 @@ std::vector<double> grid_function_table(const std::vector<Index>& sizes, const D
   return table;
 }
 
-void fold_grid_gradient(const std::vector<Index>& sizes, const DistanceFunction& f, Distance distance, bool causal,
-                        std::span<const double> table_bar, std::span<double> parameter_bar) {
-  if (parameter_bar.empty()) return;
-  const DistanceClasses classes = distance_classes(sizes, distance);
-  std::vector<double> sum(classes.distance.size(), 0.0);
-  std::vector<bool> kept(sum.size(), false);
+GridClasses grid_classes(const std::vector<Index>& sizes, Distance distance, bool causal) {
+  GridClasses classes{distance_classes(sizes, distance).distance, {}};
+  // Sorted by class in two passes: counts, then places.
+  std::vector<std::int32_t>& start = classes.offsets.start;
+  start.assign(classes.distance.size() + 1, 0);
+  for_each_offset(sizes, distance, causal, [&](std::size_t, std::size_t c) { ++start[c + 1]; });
+  for (std::size_t c = 0; c < classes.distance.size(); ++c) start[c + 1] += start[c];
+  classes.offsets.index.resize(static_cast<std::size_t>(start.back()));
+  std::vector<std::int32_t> next(start.begin(), start.end() - 1);
   for_each_offset(sizes, distance, causal, [&](std::size_t position, std::size_t c) {
-    sum[c] += table_bar[position];
-    kept[c] = true;
+    classes.offsets.index[static_cast<std::size_t>(next[c]++)] = static_cast<std::int32_t>(position);
   });
-  for (std::size_t c = 0; c < sum.size(); ++c) {
-    if (!kept[c]) continue;
-    if (f.last_integer() >= 0) {  // a table: its parameters are its values
-      parameter_bar[static_cast<std::size_t>(classes.distance[c])] += sum[c];
-      continue;
+  return classes;
+}
+
+backend::SumRows grid_parameter_rows(const GridClasses& classes, const DistanceFunction& f) {
+  backend::SumRows rows;
+  const std::size_t parameters = f.parameters().size(), count = classes.distance.size();
+  const auto kept = [&](std::size_t c) { return classes.offsets.start[c] < classes.offsets.start[c + 1]; };
+  const auto add = [&](std::size_t c, double weight) {
+    rows.index.push_back(static_cast<std::int32_t>(c));
+    rows.weight.push_back(weight);
+  };
+  if (f.last_integer() >= 0) {  // a table: its parameters are its values, and classes ascend with the distance
+    std::size_t c = 0;
+    for (std::size_t p = 0; p < parameters; ++p) {
+      for (; c < count && classes.distance[c] <= static_cast<double>(p); ++c) {
+        if (kept(c)) add(c, 1);
+      }
+      rows.start.push_back(static_cast<std::int32_t>(rows.index.size()));
     }
-    for (std::size_t p = 0; p < parameter_bar.size(); ++p) parameter_bar[p] += sum[c] * f.derivative(p, classes.distance[c]);
+    return rows;
   }
+  for (std::size_t p = 0; p < parameters; ++p) {
+    for (std::size_t c = 0; c < count; ++c) {
+      if (kept(c)) add(c, f.derivative(p, classes.distance[c]));
+    }
+    rows.start.push_back(static_cast<std::int32_t>(rows.index.size()));
+  }
+  return rows;
 }
 
 void finish_grid_table(bool causal, std::vector<double>& table) {
@@ -165,6 +187,31 @@ void finish_grid_table(bool causal, std::vector<double>& table) {
   for (double& v : table) {
     if (std::abs(v) < 1e-30 * largest) v = 0;
   }
+}
+
+SequenceValues grid_sequence_values(const std::vector<double>& table, const std::optional<DistanceFunction>& f,
+                                    std::optional<Distance> distance, bool causal) {
+  SequenceValues s;
+  const std::size_t centre = table.size() / 2;
+  s.values.lower.assign(table.begin() + static_cast<std::ptrdiff_t>(centre), table.end());
+  s.values.upper.assign(table.rbegin() + static_cast<std::ptrdiff_t>(centre), table.rend());
+  s.values.symmetric = !causal && s.values.lower == s.values.upper;
+  const auto zero = [](const std::vector<double>& f_values) {
+    return std::all_of(f_values.begin() + 1, f_values.end(), [](double v) { return v == 0; });
+  };
+  s.values.has_upper = !causal && !zero(s.values.upper);
+  s.values.has_lower = !zero(s.values.lower);
+  if (!f) return s;
+  if (f->last_integer() < 0) s.parameters = f->parameters().size();
+  s.derivative = [g = *f, sign = distance == Distance::offset](std::size_t p, Index offset) {
+    return g.derivative(p, static_cast<double>(sign || offset >= 0 ? offset : -offset));
+  };
+  s.lower = *f;
+  s.upper = *f;
+  if (distance == Distance::offset) {
+    s.upper = DistanceFunction(Callable{[g = *f](double d) { return g(-d); }, f->name() + " of negative offsets"});
+  }
+  return s;
 }
 
 void check_grid_table(std::span<const double> table, double largest) {

@@ -90,7 +90,7 @@ EntriesGradient<T, B> LowRankMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void LowRankMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void LowRankMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>&) const {
   for (Index p = 0; p < parameter_bar.size; ++p) {
     parameter_bar[p] += scratch[p];
     if (state_->symmetric) parameter_bar[p] += scratch[parameter_bar.size + p];
@@ -114,7 +114,7 @@ std::shared_ptr<const Mask<T, B>> LowRankMask<T, B>::with_parameters(std::span<c
 // All pairs take part: the shift is one that excludes none.
 template <class T, class B>
 void LowRankMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
-  if (this->report({.columns = x.cols}).engine == "direct") return this->apply_by_tiles(x, y, transpose, context);
+  if (this->runs_by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
   const auto f = transpose ? state_->g() : state_->f(), g = transpose ? state_->f() : state_->g();
   backend::state_product<T, B>({.a = {f}, .b = {g}, .x = {x}, .rows = f.rows, .cols = g.rows, .shift = g.rows}, y, {}, false,
                                context);
@@ -125,7 +125,7 @@ void LowRankMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool
 template <class T, class B>
 void LowRankMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                        const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
+  if (this->runs_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     return this->low_rank_by_tiles(in, out, transpose, context);
   }
   const auto f = transpose ? state_->g() : state_->f(), g = transpose ? state_->f() : state_->g();

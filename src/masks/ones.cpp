@@ -1,12 +1,11 @@
 // OnesMask: prefix sums and products by state.
 // SPDX-License-Identifier: Apache-2.0
-#include <espalier/core/error.hpp>
-#include <espalier/masks/form.hpp>
 #include <espalier/masks/ones.hpp>
 
 #include "backend/block_product.hpp"
 #include "backend/elementwise.hpp"
 #include "backend/state_products.hpp"
+#include "core/compiled_backend.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -50,11 +49,13 @@ Index OnesMask<T, B>::shift(bool transpose) const {
 
 template <class T, class B>
 void OnesMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
-  if (this->report({.columns = x.cols}).engine == "direct") return this->apply_by_tiles(x, y, transpose, context);
-  if (transpose) {
-    backend::prefix_sums<T, B>(backend::reversed(x), shift(true), backend::reversed(y), context);
-  } else {
-    backend::prefix_sums<T, B>(x, shift(false), y, context);
+  if (this->runs_by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
+  if constexpr (backend::has_state_products<B>) {
+    if (transpose) {
+      backend::prefix_sums<T, B>(backend::reversed(x), shift(true), backend::reversed(y), context);
+    } else {
+      backend::prefix_sums<T, B>(x, shift(false), y, context);
+    }
   }
 }
 
@@ -62,28 +63,30 @@ void OnesMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool tr
 template <class T, class B>
 void OnesMask<T, B>::by_state(const Operands& in, MatrixView<T, B> y, MatrixView<T, B> y_last, bool transpose,
                               const Context<B>& context) const {
-  backend::StateProduct<T, B> p;
-  p.rows = transpose ? this->cols() : this->rows();
-  p.cols = transpose ? this->rows() : this->cols();
-  p.shift = shift(transpose);
-  const auto columns = [&](const Augmented& m) {
-    const backend::Columns<T, B> c{m.matrix, m.ones, m.last};
-    return transpose ? reversed(c) : c;
-  };
-  p.a = columns(in.a);
-  p.b = columns(in.b);
-  p.x = columns(in.x);
-  if (transpose) {
-    backend::state_product(p, backend::reversed(y), backend::reversed(y_last), false, context);
-  } else {
-    backend::state_product(p, y, y_last, false, context);
+  if constexpr (backend::has_state_products<B>) {
+    backend::StateProduct<T, B> p;
+    p.rows = transpose ? this->cols() : this->rows();
+    p.cols = transpose ? this->rows() : this->cols();
+    p.shift = shift(transpose);
+    const auto columns = [&](const Augmented& m) {
+      const backend::Columns<T, B> c{m.matrix, m.ones, m.last};
+      return transpose ? reversed(c) : c;
+    };
+    p.a = columns(in.a);
+    p.b = columns(in.b);
+    p.x = columns(in.x);
+    if (transpose) {
+      backend::state_product(p, backend::reversed(y), backend::reversed(y_last), false, context);
+    } else {
+      backend::state_product(p, y, y_last, false, context);
+    }
   }
 }
 
 template <class T, class B>
 void OnesMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                     const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
+  if (this->runs_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     return this->low_rank_by_tiles(in, out, transpose, context);
   }
   by_state({{in.a}, {in.b}, {in.x, static_cast<bool>(out.row_sum)}}, out.y, one_column(out.row_sum), transpose, context);
@@ -94,7 +97,7 @@ void OnesMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRank
 template <class T, class B>
 void OnesMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
-  if (this->report({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)}).engine == "direct") {
+  if (this->runs_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
   }
   const bool with_y = static_cast<bool>(cotangents.y), with_r = static_cast<bool>(cotangents.row_sum);
@@ -112,6 +115,7 @@ void OnesMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const Low
 
 template <class T, class B>
 std::vector<Report> OnesMask<T, B>::candidates(Shape shape) const {
+  if constexpr (!backend::has_state_products<B>) return {this->tile_report(shape, "direct")};
   Report r;
   r.engine = "prefix";
   const CostModel& cost = this->options().cost;
@@ -139,36 +143,7 @@ std::vector<Report> OnesMask<T, B>::candidates(Shape shape) const {
   return {r, this->tile_report(shape, "direct")};
 }
 
-template class ESPALIER_EXPORT OnesMask<float, Cpu>;
-template class ESPALIER_EXPORT OnesMask<double, Cpu>;
+template class ESPALIER_EXPORT OnesMask<float, CompiledBackend>;
+template class ESPALIER_EXPORT OnesMask<double, CompiledBackend>;
 
 }  // namespace espalier
-
-ESPALIER_MASK_FORM(ones)
-
-namespace espalier::forms {
-
-namespace {
-
-template <class T>
-std::vector<MaskPointer<T>> build_ones(FormArguments& arguments) {
-  const auto [rows, cols] = arguments.size();
-  if (rows == 0 && cols == 0) {
-    throw ValueError("ones: its size comes from other input (rows of X, queries and keys), and there is none here");
-  }
-  const std::optional<Index> shift = arguments.causal_shift();
-  return {std::make_shared<OnesMask<T>>(rows, cols, shift.has_value(), shift.value_or(0), arguments.mask_options())};
-}
-
-}  // namespace
-
-MaskForm ones_form() {
-  MaskForm form;
-  form.kind = "ones";
-  form.help = "every pair alike; the size is that of the other input";
-  form.build_float = build_ones<float>;
-  form.build_double = build_ones<double>;
-  return form;
-}
-
-}  // namespace espalier::forms

@@ -70,10 +70,11 @@ EntriesGradient<T, B> ScaledMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void ScaledMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void ScaledMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar,
+                                             const Context<B>& context) const {
   const VectorView<T, B> inner_bar{parameter_bar.data, parameter_bar.size - 1};
   if (source_) {
-    inner_->fold_entries_gradient(scratch, inner_bar);
+    inner_->fold_entries_gradient(scratch, inner_bar, context);
     parameter_bar[parameter_bar.size - 1] += scratch[composition<T>(source_).inner_size()];
     return;
   }
@@ -88,7 +89,7 @@ void ScaledMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> 
     border += static_cast<double>(e.border[k]) * static_cast<double>(g.border[k]);
     g.border[k] *= static_cast<T>(factor_);
   }
-  inner_->fold_entries_gradient(copy.data(), inner_bar);
+  inner_->fold_entries_gradient(copy.data(), inner_bar, context);
   // bar carries scale * factor, inside needs the inner mask's own scale alone.
   parameter_bar[parameter_bar.size - 1] += static_cast<T>(inside / factor_ + border);
 }
@@ -106,7 +107,7 @@ std::shared_ptr<const Mask<T, B>> ScaledMask<T, B>::with_parameters(std::span<co
 
 template <class T, class B>
 bool ScaledMask<T, B>::by_tiles(Shape shape) const {
-  return is_tile_engine(this->report(shape).engine) && inner_->entries().kind != EntryKind::none;
+  return this->runs_by_tiles(shape) && inner_->entries().kind != EntryKind::none;
 }
 
 template <class T, class B>

@@ -57,11 +57,11 @@ EntriesGradient<T, B> SumMask<T, B>::entries_gradient(T* scratch) const {
   return g;
 }
 template <class T, class B>
-void SumMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void SumMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>& context) const {
   Index at = 0;
   for (std::size_t k = 0; k < terms_.size(); ++k) {
     const Index count = parameter_count<T, B>(terms_[k]);
-    terms_[k]->fold_entries_gradient(scratch + composition<T>(source_).offset(k), {parameter_bar.data + at, count});
+    terms_[k]->fold_entries_gradient(scratch + composition<T>(source_).offset(k), {parameter_bar.data + at, count}, context);
     at += count;
   }
 }
@@ -80,7 +80,7 @@ std::shared_ptr<const Mask<T, B>> SumMask<T, B>::with_parameters(std::span<const
 
 template <class T, class B>
 bool SumMask<T, B>::by_tiles(Shape shape) const {
-  return source_ && is_tile_engine(this->report(shape).engine);
+  return source_ && this->runs_by_tiles(shape);
 }
 
 template <class T, class B>

@@ -264,7 +264,7 @@ EntriesGradient<T, B> TreeDistanceMask<T, B>::entries_gradient(T* scratch) const
 }
 
 template <class T, class B>
-void TreeDistanceMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const {
+void TreeDistanceMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>&) const {
   if (entries_gradient_size() == 0) return;
   const State& s = *state_;
   if (s.function) {

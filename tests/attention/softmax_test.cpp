@@ -46,7 +46,7 @@ class ToeplitzMask final : public Mask<T> {
     g.table = scratch;
     return g;
   }
-  void fold_entries_gradient(const T* scratch, VectorView<T> bar) const override {
+  void fold_entries_gradient(const T* scratch, VectorView<T> bar, const Context<Cpu>&) const override {
     for (Index p = 0; p < bar.size; ++p) bar[p] += scratch[p];
   }
   std::span<const double> parameters() const override { return parameters_; }
@@ -497,6 +497,21 @@ TEST_CASE_TEMPLATE("gradients on long sequences: stripes add up, two threads giv
     norm += exact_table[i] * exact_table[i];
   }
   CHECK(std::sqrt(error) <= bound * std::sqrt(norm));
+}
+
+// Few rows read the values where they lie, unless their rows are about a page apart; then, and for many rows, they are packed.
+TEST_CASE_TEMPLATE("the same bits for any distance of the values' rows", T, float, double) {
+  for (const Index width : {Index{4}, Index{36}, Index{64}}) {
+    Strided<T> q(1, 1, 197, 8), k(1, 1, 197, 8), near(1, 1, 197, width), far(1, 1, 197, 512);
+    q.randomise(1), k.randomise(2), near.randomise(3);
+    TensorView<T> apart = far.view();
+    apart.sizes[3] = width;
+    near.each([&](Index b, Index h, Index l, Index d) { far(b, h, l, d) = near(b, h, l, d); });
+    Strided<T> out(1, 1, 197, width), other(1, 1, 197, width);
+    softmax_attention(q.view(), k, near, out);
+    softmax_attention(q.view(), k, apart, other);
+    CHECK(out.same(other));
+  }
 }
 
 TEST_CASE("NaN in the data passes through to its own rows only") {

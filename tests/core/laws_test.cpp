@@ -95,7 +95,7 @@ class BrokenMask final : public es::Mask<T>, public es::EntrySource<T> {
     g.source = scratch;
     return g;
   }
-  void fold_entries_gradient(const T* scratch, es::VectorView<T> bar) const override {
+  void fold_entries_gradient(const T* scratch, es::VectorView<T> bar, const es::Context<es::Cpu>&) const override {
     for (Index p = 0; p < 2; ++p) bar[p] += scratch[bug_ == Bug::wrong_fold ? 1 - p : p];
   }
   void fill(Index row0, Index rows, Index col0, Index cols, T* out, Index stride) const override {

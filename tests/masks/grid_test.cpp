@@ -351,6 +351,59 @@ TEST_CASE_TEMPLATE("the fft engine agrees with the slow loop where columns are s
   }
 }
 
+// Halves of 64 KB and more are transformed in four parts (2-3-5-7-smooth lengths divisible by 32 or 16). Rows and offsets are
+// sampled: the slow loop over all of them would take minutes.
+TEST_CASE_TEMPLATE("the fft engine agrees with the slow loop on long axes", T, float, double) {
+  if (!has_fft()) return;
+  const Index n = sizeof(T) == 4 ? 8192 : 4096;
+  const double bound = sizeof(T) == 4 ? 1e-6 : 1e-12;
+  for (const Sizes& sizes : {Sizes{n}, Sizes{n - 5}, Sizes{3, n - 2}}) {
+    const Index length = product(sizes), line = sizes.back(), rows = length / line, c = 3;
+    const auto table = random_table(sizes, 5);
+    const auto mask = forced<T>(sizes, table, "fft");
+    const auto x = random_values<T>(length * c, 1), u = random_values<T>(length * c, 2);
+    std::vector<T> y(x.size()), z(x.size()), bar(table.size());
+    mask.multiply({x.data(), length, c}, {y.data(), length, c});
+    mask.multiply_transpose({x.data(), length, c}, {z.data(), length, c});
+    mask.multiply_vjp({x.data(), length, c}, {u.data(), length, c}, {}, {bar.data(), static_cast<Index>(bar.size())});
+    const auto entry = [&](Index i, Index j) {
+      const Index row = i / line - j / line + rows - 1, column = i % line - j % line + line - 1;
+      return table[static_cast<std::size_t>(row * (2 * line - 1) + column)];
+    };
+    double error = 0, scale = 0;
+    for (Index i = 0; i < length; i += 211) {
+      for (Index k = 0; k < c; ++k) {
+        double sum = 0, size = 0, transposed = 0;
+        for (Index j = 0; j < length; ++j) {
+          const double v = static_cast<double>(x[static_cast<std::size_t>(j * c + k)]);
+          sum += entry(i, j) * v, size += std::abs(entry(i, j) * v), transposed += entry(j, i) * v;
+        }
+        const auto at = static_cast<std::size_t>(i * c + k);
+        error += std::pow(static_cast<double>(y[at]) - sum, 2) + std::pow(static_cast<double>(z[at]) - transposed, 2);
+        scale += 2 * size * size;
+      }
+    }
+    CAPTURE(length);
+    CHECK(std::sqrt(error / scale) <= bound);
+    double t_error = 0, t_scale = 0;
+    for (Index o = 1 - line; o < line; o += 97) {  // offsets within a row of the grid
+      double sum = 0;
+      for (Index i = 0; i < length; ++i) {
+        if (i % line - o < 0 || i % line - o >= line) continue;
+        for (Index k = 0; k < c; ++k) {
+          sum += static_cast<double>(u[static_cast<std::size_t>(i * c + k)]) *
+                 static_cast<double>(x[static_cast<std::size_t>((i - o) * c + k)]);
+        }
+      }
+      t_error = std::max(
+          t_error,
+          std::abs(static_cast<double>(bar[static_cast<std::size_t>((rows - 1) * (2 * line - 1) + o + line - 1)]) - sum));
+      t_scale = std::max(t_scale, std::abs(sum));
+    }
+    CHECK(t_error <= 4 * bound * t_scale);
+  }
+}
+
 TEST_CASE("several tables, one a head, are independent masks") {
   const Sizes sizes = {3, 3};
   std::vector<std::shared_ptr<const Mask<float>>> heads;
@@ -389,6 +442,34 @@ TEST_CASE("engines: tiles for short sequences, FFT for long ones; forced engines
   const auto mask = forced<float>({101}, random_table({101}, 1), "fft");
   CHECK(mask.report({.columns = 3, .rank = 5}).engine == "fft");
   CHECK_FALSE(mask.report({.columns = 3, .rank = 5}).row_wise);
+}
+
+// A mask keeps its last choice; calls of other shapes in between must not see it.
+TEST_CASE("engines: a mask that ran other shapes before gives the bits of a new one") {
+  if (!has_fft()) return;
+  const Index length = 1024, m = 8, c = 64;
+  const GridMask<float> used({length}, Exponential{0.01, 1});
+  REQUIRE(used.report({.columns = c}).engine == "fft");
+  REQUIRE(used.report({.columns = c, .rank = m}).engine == "direct");
+  const auto a = random_values<float>(length * m, 1), b = random_values<float>(length * m, 2);
+  const auto x = random_values<float>(length * c, 3);
+  const auto plain = [&](const GridMask<float>& mask) {
+    std::vector<float> y(x.size());
+    mask.multiply({x.data(), length, c}, {y.data(), length, c});
+    return y;
+  };
+  const auto low_rank = [&](const GridMask<float>& mask) {
+    std::vector<float> y(x.size());
+    mask.multiply_low_rank({{a.data(), length, m}, {b.data(), length, m}, {x.data(), length, c}}, {{y.data(), length, c}});
+    return y;
+  };
+  const auto expected_plain = plain(GridMask<float>({length}, Exponential{0.01, 1}));
+  const auto expected_low_rank = low_rank(GridMask<float>({length}, Exponential{0.01, 1}));
+  for (int turn = 0; turn < 2; ++turn) {
+    CHECK(plain(used) == expected_plain);
+    CHECK(low_rank(used) == expected_low_rank);
+    CHECK(low_rank(GridMask<float>(used)) == expected_low_rank);
+  }
 }
 
 TEST_CASE("errors") {

@@ -1,7 +1,7 @@
 # Installs a build of the library, moves the prefix, and builds and runs projects outside against it. SHARED=ON: first builds
 # the shared library itself, inside a project that takes espalier's sources by add_subdirectory.
 # usage: cmake -DBUILD=<build folder> -DSOURCE=<tree> -DSCRATCH=<folder> -DCOMPILER=<c++>
-#   -DSHARED=ON|OFF -DLAUNCHER=<ccache or nothing> -DCOMMAND=ON|OFF -DFFTW=ON|OFF -P consumers.cmake     SPDX-License-Identifier: Apache-2.0
+#   -DSHARED=ON|OFF -DLAUNCHER=<ccache or nothing> -DCOMMAND=ON|OFF -DFFTW=ON|OFF [-DCUDA=ON] -P consumers.cmake     SPDX-License-Identifier: Apache-2.0
 cmake_minimum_required(VERSION 3.25)
 include("${CMAKE_CURRENT_LIST_DIR}/steps.cmake")
 file(REMOVE_RECURSE "${SCRATCH}")
@@ -24,6 +24,13 @@ step("configure the find_package project" "${CMAKE_COMMAND}" -S "${SOURCE}/tests
   "-DCMAKE_PREFIX_PATH=${prefix}" "-DCMAKE_CXX_COMPILER=${COMPILER}" -DCMAKE_BUILD_TYPE=Release)
 step("build the find_package project" "${CMAKE_COMMAND}" --build "${SCRATCH}/found")
 step("run the find_package project" "${SCRATCH}/found/own_mask")
+
+if(CUDA)
+  step("configure the CUDA project" "${CMAKE_COMMAND}" -S "${SOURCE}/tests/package/find_cuda" -B "${SCRATCH}/found_cuda"
+    "-DCMAKE_PREFIX_PATH=${prefix}" "-DCMAKE_CXX_COMPILER=${COMPILER}" -DCMAKE_BUILD_TYPE=Release)
+  step("build the CUDA project" "${CMAKE_COMMAND}" --build "${SCRATCH}/found_cuda")
+  step("run the CUDA project" "${SCRATCH}/found_cuda/on_a_gpu")
+endif()
 
 # 2. pkg-config; a shared library is found by its run path.
 find_program(pkg_config pkg-config)

@@ -54,7 +54,7 @@ void check_entries_gradient(LawRun<T>& run) {
   over_tiles(run.m, 60, 37, [&](Index i0, Index ni, Index j0, Index nj) {
     add_tile_gradient(e, i0, ni, j0, nj, weight.view().row(i0) + j0, run.m.cols, sink);
   });
-  run.mask.fold_entries_gradient(scratch.view().data, bar.vector());
+  run.mask.fold_entries_gradient(scratch.view().data, bar.vector(), {});
   run.expect(scratch.intact(), "bounds", "entries_gradient points outside its scratch");
   const DenseMatrix w = weight.dense();
   check_parameter_gradient(run, "entries gradient", bar.column(), {w, absolute(w)}, "over tiles");

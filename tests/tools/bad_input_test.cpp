@@ -19,6 +19,8 @@ const std::string attend = "attend --query q.npy --key k.npy --value v.npy --out
 const std::string linear = attend + "--attention linear --feature-map relu ";
 const std::string softmax = attend + "--attention softmax ";
 
+const std::string fit = "fit --output old.npy --tolerance 1e-5 ";
+
 const std::vector<BadCase> cases = {
     // the parser
     {"", "command"},
@@ -32,7 +34,6 @@ const std::vector<BadCase> cases = {
     {"multiply --input x.npy --mask ones", "--output: is missing"},
     {multiply, "--mask: is missing"},
     // later issues
-    {"fit --function d", "fit: is not available yet"},
     {"entries --mask ones", "entries: is not available yet"},
     {multiply + "--mask ones --check 3", "--check: is not available yet"},
     {multiply + "--mask ones --dry-run", "--dry-run: is not available yet"},
@@ -168,6 +169,32 @@ const std::vector<BadCase> cases = {
     {"attend --attention softmax --query q.npy --key k.npy --value v.npy --output new.npy --log-sum-exp ./new.npy",
      "is the output of --"},
     {"top-k --query q.npy --key v.npy --k 2 --indices old.npy", "v.npy: 3 columns (expected 2 as q.npy has)"},
+    // fit
+    {fit + "--distances 0:10", "--function: is missing"},
+    {fit + "--function 'exp(-d)'", "--distances: is missing"},
+    {"fit --function 'exp(-d)' --distances 0:10 --output old.npy", "--tolerance: is missing"},
+    {"fit --function 'exp(-d)' --distances 0:10 --tolerance 1e-5", "--output: is missing"},
+    {fit + "--function 'exp(-d)' --distances 10", "--distances: '10' (expected 0:N"},
+    {fit + "--function 'exp(-d)' --distances 0:0", "--distances: '0:0' (expected 0 <= a < N"},
+    {fit + "--function 'exp(-d)' --distances 7:5", "--distances: '7:5' (expected 0 <= a < N"},
+    {fit + "--function 'exp(-d)' --distances -1:5", "--distances: '-1:5' (expected 0 <= a < N"},
+    {fit + "--function 'exp(-d)' --distances 0:1e9", "--distances: '1e9' (expected an integer)"},
+    {fit + "--function 'exp(-d)' --distances 0:10000000000", "(expected 0 <= a < N <= 268435456 in a:N)"},
+    {fit + "--function 'exp(-d)' --distances 0:10 --max-slots 0", "--max-slots: 0 (expected at least 1)"},
+    {fit + "--function 'exp(-d)' --distances 0:10 --tolerance-kind norm",
+     "--tolerance-kind: 'norm' (expected row, entry or pointwise)"},
+    {fit + "--function 'exp(-' --distances 0:10", "--function: 'exp(-': "},
+    {fit + "--function '1/d' --distances 0:10",
+     "--function: '1/d': fit_exponentials: f(0.000000) is inf, expected a finite number"},
+    {fit + "--function table:x.npy --distances 0:6",
+     "--function: table:x.npy: 5 values (expected at least 6 for --distances 0:6)"},
+    {fit + "--function table:none.npy --distances 0:6", "none.npy: cannot be opened"},
+    {fit + "--function table:infinite.npy --distances 0:6", "infinite.npy: shape [2, 2] (expected [n]"},
+    {fit + "--function 'floor(d/100)' --distances 0:5000 --max-slots 8",
+     "--tolerance: 1e-5 cannot be met: floor(d/100) is no short sum of exponentials: "},
+    {"fit --output old.npy --tolerance 0 --function '1/(1+d)' --distances 0:50",
+     "--tolerance: 0 cannot be met: 1/(1+d) is no finite sum"},
+    {fit + "--function 'exp(-d)' --distances 0:500 --engine fft", "--engine: 'fft' (expected auto or exponentials)"},
 };
 
 }  // namespace
@@ -216,7 +243,7 @@ TEST_CASE("every mistake has its exit code and text, and changes nothing") {
 
 TEST_CASE("help of every command shows examples") {
   const Folder folder;
-  for (const char* command : {"multiply", "attend", "top-k", "row", "info"}) {
+  for (const char* command : {"multiply", "attend", "top-k", "row", "fit", "info"}) {
     const Outcome r = folder.run(std::string(command) + " --help");
     CHECK(r.code == 0);
     CHECK(r.err.empty());

@@ -20,7 +20,9 @@ struct LinearOptions {
 };
 
 struct LinearResult {
-  Index floored_rows = 0;  // rows (over all batches and heads) whose denominator was floored
+  // Rows (over all batches and heads) whose denominator was floored; -1 where that is not known when the call returns (Cuda:
+  // compare the normaliser with the floor).
+  Index floored_rows = 0;
 };
 
 // q: [B, H, Lq, m], k: [B, Hk, Lk, m], both after the feature map; v: [B, Hk, Lk, c]; out: [B, H, Lq, c]; normaliser:

@@ -11,6 +11,8 @@
 #include <espalier/core/report.hpp>
 #include <espalier/core/views.hpp>
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -64,7 +66,7 @@ class ESPALIER_EXPORT Mask {
   // it into parameter_bar (added to). A mask whose parameters are its table has nothing to fold.
   virtual Index entries_gradient_size() const;
   virtual EntriesGradient<T, B> entries_gradient(T* scratch) const;
-  virtual void fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const;
+  virtual void fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>& context) const;
 
   // The learnable numbers, in the order that the class documents; none by default.
   virtual std::span<const double> parameters() const;
@@ -103,6 +105,9 @@ class ESPALIER_EXPORT Mask {
   // "direct" for shape.rank > 0 where entries() has tiles.
   virtual std::vector<Report> candidates(Shape shape) const;
 
+  // Whether report(shape) names a tile engine ("direct", "dense"). The last answer is kept: a report with its texts takes 3 us,
+  // a twentieth of a product of 197 tokens.
+  bool runs_by_tiles(Shape shape) const;
   // For derived classes: the report of the tile engine for a shape, under the given name.
   Report tile_report(Shape shape, const std::string& engine) const;
   // What low_rank_by_panels takes for a shape, apart from `apply` itself, with the default scratch memory.
@@ -114,10 +119,19 @@ class ESPALIER_EXPORT Mask {
   void apply_by_tiles(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const;
   void low_rank_by_tiles(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                          const Context<B>& context) const;
+  void low_rank_vjp_by_tiles(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                             const LowRankGradients<T, B>& gradients, const Context<B>& context) const;
 
  private:
+  // A shape with its answer in one word, so that threads may share it; a copy starts without.
+  struct LastChoice {
+    LastChoice() = default;
+    LastChoice(const LastChoice&) {}
+    mutable std::atomic<std::uint64_t> word{0};
+  };
   Index rows_, cols_;
   MaskOptions options_;
+  LastChoice last_choice_;
 };
 
 template <class T, class B = Cpu>

@@ -24,7 +24,7 @@ class ESPALIER_EXPORT CausalMask final : public Mask<T, B> {
   Entries<T, B> entries() const override;
   Index entries_gradient_size() const override;
   EntriesGradient<T, B> entries_gradient(T* scratch) const override;
-  void fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const override;
+  void fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>& context) const override;
   std::span<const double> parameters() const override;
   std::shared_ptr<const Mask<T, B>> with_parameters(std::span<const double> parameters) const override;
 

@@ -46,7 +46,7 @@ class ESPALIER_EXPORT GridMask final : public Mask<T, B> {
   Entries<T, B> entries() const override;
   Index entries_gradient_size() const override;
   EntriesGradient<T, B> entries_gradient(T* scratch) const override;
-  void fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar) const override;
+  void fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>& context) const override;
   std::span<const double> parameters() const override;
   std::shared_ptr<const Mask<T, B>> with_parameters(std::span<const double> parameters) const override;
 
@@ -63,6 +63,9 @@ class ESPALIER_EXPORT GridMask final : public Mask<T, B> {
  private:
   class State;  // structure shared by with_parameters: sizes, keys, FFT plans
   struct Values;
+  Report fft_report(Shape shape) const;
+  void low_rank_vjp_by_fft(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
+                           const LowRankGradients<T, B>& gradients, const Context<B>& context) const;
   GridMask(std::shared_ptr<const State> state, std::shared_ptr<Values> values, const MaskOptions& options);
   std::shared_ptr<const State> state_;
   std::shared_ptr<Values> values_;

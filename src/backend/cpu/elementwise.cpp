@@ -24,6 +24,8 @@ Buffer<T, B>::Buffer(Index size) : size_(size) {
     throw BackendError("out of memory: " + std::to_string(size) + " elements of " + std::to_string(sizeof(T)) + " bytes");
 }
 template <class T, class B>
+Buffer<T, B>::Buffer(Index size, const Context<B>&) : Buffer(size) {}
+template <class T, class B>
 Buffer<T, B>::~Buffer() {
   ::operator delete (data_, std::align_val_t{64});
 }

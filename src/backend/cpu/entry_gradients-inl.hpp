@@ -94,28 +94,56 @@ void add_general_gradient(const EntryPlan<T>& plan, Index i0, Index ni, Index j0
   add_tile_gradient(plan.m, i0, ni, j0, nj, row_major, kTileSources, sink);
 }
 
+// What a tile gives to the border's three weights; its lanes are then set to zero, so that the entries inside have pads.
+template <class T>
+void take_border_gradient(const BorderPart& part, Index ni, Index nj, T* d, T* sink) {
+  T corner = 0, row = 0, column = 0;
+  for (Index j = 0; j < nj; ++j) {
+    T* from = d + j * kGradientStride;
+    T sum = 0;
+    for (Index i = 0; i < part.lanes; ++i) sum += from[i], from[i] = T(0);
+    (j < part.sources ? corner : row) += sum;
+    if (j >= part.sources) continue;
+    const Wide<T> v;
+    auto vectors = hn::Zero(v);
+    Index i = part.lanes;
+    for (; i + kLanes<T> <= ni; i += kLanes<T>) vectors = hn::Add(vectors, hn::LoadU(v, from + i));
+    column += hn::GetLane(hn::SumOfLanes(v, vectors));
+    for (; i < ni; ++i) column += from[i];
+  }
+  if (sink == nullptr) return;
+  sink[0] += row;
+  sink[1] += column;
+  sink[2] += corner;
+}
+
 // sink += the gradient of tile (i0 .. i0 + ni - 1, j0 .. j0 + nj - 1), from d[j * kGradientStride + i] with zeros in the pads.
 // d is spoilt; `block` has kGradientTile elements. The plan is not transposed and has no reversed table.
 template <class T>
 void add_entry_gradient(const EntryPlan<T>& plan, Index i0, Index ni, Index j0, Index nj, T* d,
                         const EntriesGradient<T, Cpu>& sink, T* block) {
   const Entries<T, Cpu>& m = plan.m;
-  const CausalPart part = causal_part(plan, i0, ni, j0, nj);
-  const bool border = i0 < m.border_rows || j0 < m.border_cols;
-  if (part == CausalPart::none || (m.kind == EntryKind::ones && !border)) return;
-  if (border || (m.kind != EntryKind::offset_table && m.kind != EntryKind::dense)) {
+  const CausalPart causal = causal_part(plan, i0, ni, j0, nj);
+  const BorderPart part = border_part(plan, i0, ni, j0, nj);
+  const bool border = part.lanes > 0 || part.sources > 0;
+  if (causal == CausalPart::none || (m.kind == EntryKind::ones && !border)) return;
+  if (m.kind != EntryKind::offset_table && m.kind != EntryKind::dense && m.kind != EntryKind::ones) {
     add_general_gradient(plan, i0, ni, j0, nj, d, sink, block);
     return;
   }
-  if (part == CausalPart::some) clear_causal(plan, i0, ni, j0, nj, d, kGradientStride);
+  if (causal == CausalPart::some) clear_causal(plan, i0, ni, j0, nj, d, kGradientStride);
+  if (border) take_border_gradient(part, ni, nj, d, sink.border);
+  ni -= part.lanes, nj -= part.sources;
+  if (ni == 0 || nj == 0) return;
+  d += part.sources * kGradientStride + part.lanes;
   if (m.scale != T(1)) {
     for (Index j = 0; j < nj; ++j) multiply_by(m.scale, d + j * kGradientStride, ni);
   }
-  i0 -= m.border_rows;
-  j0 -= m.border_cols;
+  i0 += part.lanes - m.border_rows;
+  j0 += part.sources - m.border_cols;
   if (m.kind == EntryKind::offset_table) {
     if (sink.table) add_offset_gradient(plan, i0, ni, j0, nj, d, sink.table, block);
-  } else if (sink.values) {
+  } else if (m.kind == EntryKind::dense && sink.values) {
     transpose(d, kGradientStride, nj, ni, block, kTileSources);
     for (Index i = 0; i < ni; ++i) {
       T* HWY_RESTRICT to = sink.values + (i0 + i) * m.values_stride + j0;

@@ -104,16 +104,24 @@ EntryTile<T> offset_tile(const EntryPlan<T>& plan, Index i0, Index ni, Index j0,
     const Index end = std::max(a, b) + (ni + kPanel<T> - 1) / kPanel<T> * kPanel<T>;
     if (even && end <= plan.m.table_size) return {plan.table + a, step, false};
   }
-  Index highest = sj * kj[0];
-  for (Index j = 1; j < nj; ++j) highest = std::max(highest, sj * kj[j]);
+  Index at[kTileSources], highest = sj * kj[0];
+  for (Index j = 0; j < nj; ++j) {
+    at[j] = sj * kj[j];
+    highest = std::max(highest, at[j]);
+  }
   for (Index i = 0; i < ni;) {
     const Index end = i == 0 ? first_end : run_end(i), length = end - i, whole = padded_lanes<T>(length);
     const Index from = plan.offset + si * ki[i];
     // Runs of 14 (an image of 14 x 14 patches) are one whole vector each: what it writes too far, the next run overwrites.
-    if (i + whole <= kTileLanes && from + highest + whole <= plan.m.table_size) {
-      for (Index j = 0; j < nj; ++j) copy_vectors(plan.table + from + sj * kj[j], length, out + j * stride + i);
+    const T* source = plan.table + from;
+    T* to = out + i;
+    if (i + whole > kTileLanes || from + highest + whole > plan.m.table_size) {
+      for (Index j = 0; j < nj; ++j) copy_lanes(source + at[j], length, to + j * stride);
+    } else if (whole == kLanes<T>) {
+      const Wide<T> d;
+      for (Index j = 0; j < nj; ++j, to += stride) hn::StoreU(hn::LoadU(d, source + at[j]), d, to);
     } else {
-      for (Index j = 0; j < nj; ++j) copy_lanes(plan.table + from + sj * kj[j], length, out + j * stride + i);
+      for (Index j = 0; j < nj; ++j) copy_vectors(source + at[j], length, to + j * stride);
     }
     i = end;
   }
@@ -172,50 +180,91 @@ void clear_causal(const EntryPlan<T>& plan, Index i0, Index ni, Index j0, Index 
   }
 }
 
+// Entries of the mask without its border, without causal zeros and scale: a view where one exists and `may_view`, else in
+// `out`. Writes up to the next whole vector behind the last lane of each row.
+template <class T>
+EntryTile<T> inside_tile(const EntryPlan<T>& plan, Index i0, Index ni, Index j0, Index nj, bool may_view, T* out,
+                         Index stride) {
+  const Entries<T, Cpu>& m = plan.m;
+  switch (m.kind) {
+    case EntryKind::dense: {
+      const T* from = plan.transpose ? m.values + j0 * m.values_stride + i0 : m.values + i0 * m.values_stride + j0;
+      if (plan.transpose && may_view && ni % kPanel<T> == 0) return {from, m.values_stride, false};
+      if (plan.transpose) {
+        for (Index j = 0; j < nj; ++j) copy_lanes(from + j * m.values_stride, ni, out + j * stride);
+      } else {
+        transpose(from, m.values_stride, ni, nj, out, stride);
+      }
+      break;
+    }
+    case EntryKind::factors:
+      factors_tile(plan, i0, ni, j0, nj, out, stride);
+      break;
+    case EntryKind::offset_table:
+      return offset_tile(plan, i0, ni, j0, nj, may_view, out, stride);
+    default:  // ones
+      if (may_view) return {nullptr, 0, false};
+      for (Index j = 0; j < nj; ++j) std::fill_n(out + j * stride, ni, T(1));
+      break;
+  }
+  return {out, stride, false};
+}
+
+// How many lanes and sources of a tile belong to the border; they come first.
+struct BorderPart {
+  Index lanes, sources;
+};
+template <class T>
+BorderPart border_part(const EntryPlan<T>& plan, Index i0, Index ni, Index j0, Index nj) {
+  const Index bi = plan.transpose ? plan.m.border_cols : plan.m.border_rows;
+  const Index bj = plan.transpose ? plan.m.border_rows : plan.m.border_cols;
+  return {std::clamp<Index>(bi - i0, 0, ni), std::clamp<Index>(bj - j0, 0, nj)};
+}
+
+template <class T>
+void fill_border(const EntryPlan<T>& plan, const BorderPart& part, Index ni, Index nj, T* out, Index stride) {
+  const T* border = plan.m.border;
+  const T lane_value = border[plan.transpose ? 1 : 0], source_value = border[plan.transpose ? 0 : 1];
+  for (Index j = 0; j < part.sources; ++j) {
+    std::fill_n(out + j * stride, part.lanes, border[2]);
+    std::fill_n(out + j * stride + part.lanes, ni - part.lanes, source_value);
+  }
+  for (Index j = part.sources; j < nj; ++j) {
+    for (Index i = 0; i < part.lanes; ++i) out[j * stride + i] = lane_value;
+  }
+}
+
 // Entries (i0 .. i0 + ni - 1, j0 .. j0 + nj - 1), ni <= kTileLanes, nj <= kTileSources. `scratch` (kTileScratch elements) holds
 // the tile where no view exists.
 template <class T>
 EntryTile<T> entry_tile(const EntryPlan<T>& plan, Index i0, Index ni, Index j0, Index nj, T* scratch) {
   const Entries<T, Cpu>& m = plan.m;
-  const CausalPart part = causal_part(plan, i0, ni, j0, nj);
-  if (part == CausalPart::none) return {nullptr, 0, true};
+  const CausalPart causal = causal_part(plan, i0, ni, j0, nj);
+  if (causal == CausalPart::none) return {nullptr, 0, true};
   constexpr Index stride = kTileLanes;
-  const Index bi = plan.transpose ? m.border_cols : m.border_rows, bj = plan.transpose ? m.border_rows : m.border_cols;
-  const bool border = i0 < bi || j0 < bj;
-  const bool inside = part == CausalPart::all && m.scale == T(1);
-  EntryTile<T> tile{scratch, stride, false};
-  if (border || m.kind == EntryKind::sparse || m.kind == EntryKind::source) {
+  const BorderPart part = border_part(plan, i0, ni, j0, nj);
+  const bool border = part.lanes > 0 || part.sources > 0;
+  if (m.kind == EntryKind::sparse || m.kind == EntryKind::source) {
     if (m.kind == EntryKind::sparse && !border && sparse_tile_is_empty(plan, i0, ni, j0, nj)) return {nullptr, 0, true};
     general_tile(plan, i0, ni, j0, nj, scratch, stride, scratch + kTileLanes * kTileSources);
-    return tile;
+    return {scratch, stride, false};
   }
-  switch (m.kind) {
-    case EntryKind::dense: {
-      const T* from =
-          plan.transpose ? m.values + (j0 - bj) * m.values_stride + i0 - bi : m.values + (i0 - bi) * m.values_stride + j0 - bj;
-      if (plan.transpose && inside && ni % kPanel<T> == 0) return {from, m.values_stride, false};
-      if (plan.transpose) {
-        for (Index j = 0; j < nj; ++j) copy_lanes(from + j * m.values_stride, ni, scratch + j * stride);
-      } else {
-        transpose(from, m.values_stride, ni, nj, scratch, stride);
-      }
-      break;
-    }
-    case EntryKind::factors:
-      factors_tile(plan, i0 - bi, ni, j0 - bj, nj, scratch, stride);
-      break;
-    case EntryKind::offset_table:
-      tile = offset_tile(plan, i0 - bi, ni, j0 - bj, nj, inside, scratch, stride);
-      break;
-    default:  // ones
-      if (inside) return {nullptr, 0, false};
-      for (Index j = 0; j < nj; ++j) std::fill_n(scratch + j * stride, ni, T(1));
-      break;
+  const Index bi = plan.transpose ? m.border_cols : m.border_rows, bj = plan.transpose ? m.border_rows : m.border_cols;
+  const Index lanes = ni - part.lanes, sources = nj - part.sources;
+  T* inside = scratch + part.sources * stride + part.lanes;
+  EntryTile<T> tile{scratch, stride, false};
+  if (lanes > 0 && sources > 0) {
+    const bool may_view = !border && causal == CausalPart::all && m.scale == T(1);
+    const EntryTile<T> inner =
+        inside_tile(plan, i0 + part.lanes - bi, lanes, j0 + part.sources - bj, sources, may_view, inside, stride);
+    if (!border) tile = inner;
   }
   if (m.scale != T(1)) {
-    for (Index j = 0; j < nj; ++j) multiply_by(m.scale, scratch + j * stride, ni);
+    for (Index j = 0; j < sources; ++j) multiply_by(m.scale, inside + j * stride, lanes);
   }
-  if (part == CausalPart::some) clear_causal(plan, i0, ni, j0, nj, scratch, stride);
+  // After the entries inside: they may write a little behind their lanes, where the border of the next row is.
+  if (border) fill_border(plan, part, ni, nj, scratch, stride);
+  if (causal == CausalPart::some) clear_causal(plan, i0, ni, j0, nj, scratch, stride);
   return tile;
 }
 

@@ -36,6 +36,15 @@ HWY_INLINE V complex_product(V z, V w) {
 }
 #endif
 
+#if HWY_TARGET != HWY_SCALAR
+// i z.
+template <class V>
+HWY_INLINE V times_i(V z) {
+  const V turned = hn::Reverse2(hn::DFromV<V>(), z);
+  return hn::OddEven(turned, hn::Neg(turned));
+}
+#endif
+
 template <bool kConjugate, class T>
 HWY_INLINE void complex_product_one(const T* z, const T* w, T* out) {
   const T re = z[0], im = z[1], c = w[0], s = kConjugate ? -w[1] : w[1];
@@ -116,6 +125,66 @@ void store(const T* HWY_RESTRICT line, Index n, Index stride, const T* HWY_RESTR
   }
 }
 
+template <class T>
+void split(T* HWY_RESTRICT x, Index m, const T* HWY_RESTRICT w) {
+  Index k = 0;  // real components
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const Index step = lanes<T>();
+  for (; k + step <= 2 * m; k += step) {
+    T* at = x + k;
+    const auto a = hn::LoadU(d, at), b = hn::LoadU(d, at + 2 * m), c = hn::LoadU(d, at + 4 * m), e = hn::LoadU(d, at + 6 * m);
+    const auto ac = hn::Add(a, c), be = hn::Add(b, e), a_c = hn::Sub(a, c), i_be = times_i(hn::Sub(b, e));
+    hn::StoreU(hn::Add(ac, be), d, at);
+    hn::StoreU(complex_product<false>(hn::Sub(a_c, i_be), hn::LoadU(d, w + k)), d, at + 2 * m);
+    hn::StoreU(complex_product<false>(hn::Sub(ac, be), hn::LoadU(d, w + 2 * m + k)), d, at + 4 * m);
+    hn::StoreU(complex_product<false>(hn::Add(a_c, i_be), hn::LoadU(d, w + 4 * m + k)), d, at + 6 * m);
+  }
+#endif
+  for (; k < 2 * m; k += 2) {
+    T* at[4] = {x + k, x + 2 * m + k, x + 4 * m + k, x + 6 * m + k};
+    T part[4][2];
+    for (int c = 0; c < 2; ++c) {
+      const T ac = at[0][c] + at[2][c], be = at[1][c] + at[3][c], a_c = at[0][c] - at[2][c];
+      const T i_be = c == 0 ? at[3][1] - at[1][1] : at[1][0] - at[3][0];  // of i (b - e)
+      part[0][c] = ac + be, part[1][c] = a_c - i_be, part[2][c] = ac - be, part[3][c] = a_c + i_be;
+    }
+    at[0][0] = part[0][0], at[0][1] = part[0][1];
+    for (int q = 1; q < 4; ++q) complex_product_one<false>(part[q], w + 2 * m * (q - 1) + k, at[q]);
+  }
+}
+
+template <class T>
+void join(T* HWY_RESTRICT z, Index m, const T* HWY_RESTRICT w) {
+  Index k = 0;  // real components
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const Index step = lanes<T>();
+  for (; k + step <= 2 * m; k += step) {
+    T* at = z + k;
+    const auto a = hn::LoadU(d, at);
+    const auto b = complex_product<true>(hn::LoadU(d, at + 2 * m), hn::LoadU(d, w + k));
+    const auto c = complex_product<true>(hn::LoadU(d, at + 4 * m), hn::LoadU(d, w + 2 * m + k));
+    const auto e = complex_product<true>(hn::LoadU(d, at + 6 * m), hn::LoadU(d, w + 4 * m + k));
+    const auto ac = hn::Add(a, c), be = hn::Add(b, e), a_c = hn::Sub(a, c), i_be = times_i(hn::Sub(b, e));
+    hn::StoreU(hn::Add(ac, be), d, at);
+    hn::StoreU(hn::Add(a_c, i_be), d, at + 2 * m);
+    hn::StoreU(hn::Sub(ac, be), d, at + 4 * m);
+    hn::StoreU(hn::Sub(a_c, i_be), d, at + 6 * m);
+  }
+#endif
+  for (; k < 2 * m; k += 2) {
+    T* at[4] = {z + k, z + 2 * m + k, z + 4 * m + k, z + 6 * m + k};
+    T part[4][2] = {{at[0][0], at[0][1]}};
+    for (int q = 1; q < 4; ++q) complex_product_one<true>(at[q], w + 2 * m * (q - 1) + k, part[q]);
+    for (int c = 0; c < 2; ++c) {
+      const T ac = part[0][c] + part[2][c], be = part[1][c] + part[3][c], a_c = part[0][c] - part[2][c];
+      const T i_be = c == 0 ? part[3][1] - part[1][1] : part[1][0] - part[3][0];  // of i (b - e)
+      at[0][c] = ac + be, at[1][c] = a_c + i_be, at[2][c] = ac - be, at[3][c] = a_c - i_be;
+    }
+  }
+}
+
 template <bool kConjugate, class T>
 void multiply_as(const T* z, const T* HWY_RESTRICT s, Index count, T* out) {
   Index k = 0;
@@ -188,7 +257,7 @@ void add_componentwise(const T* HWY_RESTRICT z, const T* HWY_RESTRICT u, Index c
 
 template <class T>
 FftKernels<T> kernels() {
-  return {load<T>, store<T>, multiply<T>, correlate<T>, add_scaled<T>, add_componentwise<T>};
+  return {load<T>, store<T>, split<T>, join<T>, multiply<T>, correlate<T>, add_scaled<T>, add_componentwise<T>};
 }
 FftKernels<float> kernels_float() {
   return kernels<float>();

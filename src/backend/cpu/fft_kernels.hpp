@@ -21,6 +21,12 @@ struct FftKernels {
   void (*load)(const T* x, const T* scale, Index n, Index h, Index stride, const T* w, T* line);
   // x[j] = line[j] + conj(w_j) line[stride + j], j < n.
   void (*store)(const T* line, Index n, Index stride, const T* w, T* x);
+  // One more step of the same kind, in place on 4 m numbers, for halves that are larger than the first-level cache: part q = 0
+  // .. 3 (m numbers at q m) becomes w^(jq) sum_l (-i)^(ql) x_(j + l m), w = e^{-2 pi i / (4 m)}, whose transform of length m is
+  // that of x at the frequencies 4 k + q. w: w^j, w^(2j), w^(3j), j < m, one after the other.
+  void (*split)(T* x, Index m, const T* w);
+  // Its inverse times 4: x_(j + l m) = sum_q i^(ql) conj(w^(jq)) z_qj.
+  void (*join)(T* z, Index m, const T* w);
   // out = z s, or z conj(s). out may be z.
   void (*multiply)(const T* z, const T* s, Index count, bool conjugate, T* out);
   // g += u conj(z).

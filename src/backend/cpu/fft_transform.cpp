@@ -85,6 +85,14 @@ Index half_stride(Index h) {
   return (h + unit - 1) / unit * unit;
 }
 
+// Halves larger than the first-level cache are split in four by our own vector loops: FFTW takes 0.7 ns a number for 4096 and
+// 1.1 ns for 16384 (float, one thread of a Zen 5).
+template <class T>
+Index part_count(Index h) {
+  const Index unit = static_cast<Index>(64 / (2 * sizeof(T)));
+  return h * static_cast<Index>(2 * sizeof(T)) >= 65536 && h % (4 * unit) == 0 ? 4 : 1;
+}
+
 std::vector<Index> without_ones(const std::vector<Index>& sizes) {
   std::vector<Index> kept;
   std::copy_if(sizes.begin(), sizes.end(), std::back_inserter(kept), [](Index n) { return n > 1; });
@@ -102,10 +110,12 @@ int to_int(Index n) {
 template <class T>
 struct GridTransform<T>::Axis {
   Index n, h, stride;
-  Index rows;               // lines forward, rows of n numbers
-  Index batch;              // rows a block
+  Index rows;   // lines forward, rows of n numbers
+  Index batch;  // rows a block
+  Index parts;  // 1, or 4: halves are split once more
+  std::vector<T> part_twiddle;
   std::vector<T> twiddle;   // e^{-pi i j / h}, j < n
-  Plan<T> one[2], many[2];  // [forward, backward]; many: 2 batch half-lines
+  Plan<T> one[2], many[2];  // [forward, backward]; one: a half or its part; many: 2 batch half-lines
 };
 
 template <class T>
@@ -130,6 +140,14 @@ GridTransform<T>::GridTransform(const std::vector<Index>& sizes, bool measure) :
       axis.twiddle.push_back(static_cast<T>(std::cos(angle)));
       axis.twiddle.push_back(static_cast<T>(-std::sin(angle)));
     }
+    axis.parts = part_count<T>(axis.h);
+    for (Index q = 1; q < axis.parts; ++q) {
+      for (Index j = 0; j < axis.h / axis.parts; ++j) {
+        const double angle = 2 * std::numbers::pi * static_cast<double>(j * q) / static_cast<double>(axis.h);
+        axis.part_twiddle.push_back(static_cast<T>(std::cos(angle)));
+        axis.part_twiddle.push_back(static_cast<T>(-std::sin(angle)));
+      }
+    }
     axes_.push_back(std::move(axis));
   }
   // Axis s is transformed after all later ones: their 2 h lines, n of the earlier ones.
@@ -148,7 +166,7 @@ GridTransform<T>::GridTransform(const std::vector<Index>& sizes, bool measure) :
   for (Axis& axis : axes_) {
     Buffer<T, Cpu> lines(2 * 2 * axis.stride * axis.batch);
     auto* z = reinterpret_cast<typename Fftw<T>::Complex*>(lines.data());
-    const int length = to_int(axis.h), distance = to_int(axis.stride);
+    const int length = to_int(axis.h / axis.parts), distance = to_int(axis.stride);
     for (const int direction : {0, 1}) {
       const int sign = direction == 0 ? FFTW_FORWARD : FFTW_BACKWARD;
       const auto plan = [&](int lines_at_once) {
@@ -205,9 +223,13 @@ void GridTransform<T>::transform_lines(const Axis& axis, Index rows, bool backwa
   if (axis.batch > 1) {
     for (; r + axis.batch <= rows; r += axis.batch) axis.many[backward](lines + 2 * r * line);
   }
+  const Index part = axis.h / axis.parts;
   for (; r < rows; ++r) {
-    axis.one[backward](lines + 2 * r * line);
-    axis.one[backward](lines + 2 * r * line + 2 * axis.stride);
+    for (T* half : {lines + 2 * r * line, lines + 2 * (r * line + axis.stride)}) {
+      if (axis.parts > 1 && !backward) kernels_.split(half, part, axis.part_twiddle.data());
+      for (Index q = 0; q < axis.parts; ++q) axis.one[backward](half + 2 * q * part);
+      if (axis.parts > 1 && backward) kernels_.join(half, part, axis.part_twiddle.data());
+    }
   }
 }
 
@@ -314,8 +336,8 @@ void GridTransform<T>::for_each_frequency(const F& visit) const {
   for (std::size_t t = d; t-- > 1;) stride[t - 1] = stride[t] * 2 * axes_[t].h;
   // Rows of the spectrum are ordered [k_1] ... [k_{d-1}], the last fastest.
   const auto frequency = [&](std::size_t t, Index place) {
-    const Index h = axes_[t].h;
-    return place < h ? 2 * place : 2 * (place - h) + 1;
+    const Index h = axes_[t].h, parts = axes_[t].parts, half = place / h, at = place % h, part = h / parts;
+    return 2 * (parts * (at % part) + at / part) + half;
   };
   for (Index row = 0; row < axes_[0].rows; ++row) {
     Index rest = row, full = 0;

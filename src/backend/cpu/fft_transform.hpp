@@ -17,7 +17,7 @@ namespace espalier::backend {
 // Axis by axis, always on contiguous lines (a strided batch costs 11-13 times more): after a block of lines is transformed it
 // is transposed, so that the next axis lies innermost. Lines that are all padding are never transformed forward, lines that
 // nobody reads never backward. The spectrum's order is [k_1] ... [k_{d-1}][k_0], each axis even frequencies first, then odd,
-// the halves of the innermost axis `stride` apart (numbers between are unused).
+// the halves of the innermost axis `stride` apart (numbers between are unused); long halves are split in four in the same way.
 template <class T>
 class GridTransform {
  public:

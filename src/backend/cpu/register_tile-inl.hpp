@@ -111,18 +111,30 @@ HWY_INLINE void multiply_accumulate(Index depth, const T* HWY_RESTRICT a, Index 
   }
 }
 
-// y[c][.] += sum_{j < depth} x[panel of c][j] s[j][.] for `columns` rows c and the first V vectors of one panel of lanes; x as
-// pack_columns makes it, s[j] at s + j * s_step, y[c] at y + c * kPanel with room for padded_rows(columns) rows, aligned.
+// The broadcast operand of add_columns: panels as pack_columns makes them (step 0), or the caller's own rows, `step` apart.
+template <class T>
+struct Columns {
+  const T* data;
+  Index step = 0;
+};
+
+// y[c][.] += sum_{j < depth} x_jc s[j][.] for `columns` rows c and the first V vectors of one panel of lanes; s[j] at s + j *
+// s_step, y[c] at y + c * kPanel with room for padded_rows(columns) rows, aligned. Own rows: `columns` a multiple of kRows / 3.
 template <int V, class T>
-HWY_INLINE void add_columns(Index depth, const T* HWY_RESTRICT x, Index columns, const T* HWY_RESTRICT s, Index s_step,
+HWY_INLINE void add_columns(Index depth, Columns<T> columns_of_x, Index columns, const T* HWY_RESTRICT s, Index s_step,
                             T* HWY_RESTRICT y) {
   const Wide<T> d;
+  const T* HWY_RESTRICT x = columns_of_x.data;
   for (Index c = 0; c < columns; c += kRows) {
     with_tile_rows(columns - c, [&](auto height) HWY_ATTR {
       constexpr int R = height;
       Accumulator<T, R, V> acc;
       clear(acc);
-      multiply_accumulate<T, R, V>(depth, x, 1, R, s, s_step, acc);
+      if (columns_of_x.step == 0) {
+        multiply_accumulate<T, R, V>(depth, x, 1, R, s, s_step, acc);
+      } else {
+        multiply_accumulate<T, R, V>(depth, x, 1, columns_of_x.step, s, s_step, acc);
+      }
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -131,7 +143,7 @@ HWY_INLINE void add_columns(Index depth, const T* HWY_RESTRICT x, Index columns,
           hn::Store(hn::Add(hn::Load(d, to), acc.c[r][v]), d, to);
         }
       }
-      x += depth * R;
+      x += columns_of_x.step == 0 ? depth * R : R;
     });
   }
 }

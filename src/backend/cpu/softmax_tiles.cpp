@@ -5,6 +5,7 @@
 #include "backend/cpu/parallel.hpp"
 #include "backend/cpu/softmax_head.hpp"
 #include "backend/cpu/targets.hpp"
+#include "backend/cpu/tile_geometry.hpp"
 
 #include <cmath>
 
@@ -33,12 +34,13 @@ class SoftmaxForward {
         value_rows_(padded_rows(values_)),
         panels_((rows.count + kPanel<T> - 1) / kPanel<T>),
         block_(key_block<T>(head_.k.rows)),
+        own_values_(own_columns(head_.q.rows, head_.v, value_rows_)),
         queries_(panels_ * depth_ * kPanel<T>),
         sums_(panels_ * value_rows_ * kPanel<T>),
         maxima_(panels_ * kPanel<T>),
         weights_(panels_ * kPanel<T>),
         keys_(padded_rows(block_) * depth_),
-        packed_values_(value_rows_ * block_),
+        packed_values_(own_values_ ? 0 : value_rows_ * block_),
         scores_(padded_rows(block_) * kPanel<T>),
         entries_(2 * kTileScratch) {}
 
@@ -50,11 +52,13 @@ class SoftmaxForward {
     for (Index j0 = 0; j0 < head_.k.rows; j0 += block_) {
       const Index nj = head_.visible(rows_.first + rows_.count - 1, j0, std::min(block_, head_.k.rows - j0));
       if (nj == 0) break;
-      packed_keys_ = nj;
+      packed_keys_ = nj, first_key_ = j0;
+      if (own_values_) prefetch_rows<false>(head_.v, j0, nj);
       pack_rows(head_.k, j0, nj, keys_.data());
-      pack_columns(head_.v, j0, nj, T(1), packed_values_.data());
+      if (!own_values_) pack_columns(head_.v, j0, nj, T(1), packed_values_.data());
       for (Index i = 0; i < rows_.count; i += kTileLanes) strip(i, std::min(kTileLanes, rows_.count - i), j0, nj);
     }
+    prefetch_rows<true>(rows_.out, rows_.first, rows_.count);
     for (Index p = 0; p < panels_; ++p) finish(p);
   }
 
@@ -81,27 +85,32 @@ class SoftmaxForward {
       rules.causal = head_.causal && j0 + n - 1 > row + lane + head_.causal_shift;
       rules.first_lane = j0 - head_.causal_shift - row - lane;
       const Index p = (i + lane) / kPanel<T>;
-      if (rules.general()) {
-        rules.bias ? panel<true, true>(p, n, rules) : panel<false, true>(p, n, rules);
-      } else {
-        rules.bias ? panel<true, false>(p, n, rules) : panel<false, false>(p, n, rules);
-      }
+      with_panel_vectors<T>(ni - lane, [&](auto vectors) HWY_ATTR {
+        constexpr int V = vectors;
+        if (rules.general()) {
+          rules.bias ? panel<V, true, true>(p, n, rules) : panel<V, false, true>(p, n, rules);
+        } else {
+          rules.bias ? panel<V, true, false>(p, n, rules) : panel<V, false, false>(p, n, rules);
+        }
+      });
     }
   }
 
-  template <bool kBias, bool kGeneral>
-  void panel(Index p, Index n, const PanelRules<T>& rules) {
+  // The first V vectors of panel p against n keys.
+  template <int V, bool kBias, bool kGeneral>
+  HWY_NOINLINE void panel(Index p, Index n, const PanelRules<T>& rules) {
     const Wide<T> d;
-    hn::Vec<Wide<T>> most[2] = {hn::LoadU(d, maxima_.data() + p * kPanel<T>),
-                                hn::LoadU(d, maxima_.data() + p * kPanel<T> + kLanes<T>)};
-    const hn::Vec<Wide<T>> before[2] = {most[0], most[1]};
+    hn::Vec<Wide<T>> most[V], before[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) before[v] = most[v] = hn::LoadU(d, maxima_.data() + p * kPanel<T> + v * kLanes<T>);
     for (Index j = 0; j < n; j += kRows) {
       // The tile's height is the one that the whole block was packed with; this panel may see fewer keys.
       with_tile_rows(packed_keys_ - j,
-                     [&](auto height) HWY_ATTR { score_tile<height(), kBias, kGeneral>(p, j, n, rules, most); });
+                     [&](auto height) HWY_ATTR { score_tile<height(), V, kBias, kGeneral>(p, j, n, rules, most); });
     }
-    hn::Vec<Wide<T>> factor[2];
-    for (int v = 0; v < 2; ++v) {
+    hn::Vec<Wide<T>> factor[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
       T* m = maxima_.data() + p * kPanel<T> + v * kLanes<T>;
       hn::StoreU(most[v], d, m);
       // A lane without any pair so far has m = -inf; 0 in its place gives 2^(-inf - 0) = 0 instead of NaN.
@@ -109,79 +118,84 @@ class SoftmaxForward {
       most[v] = hn::IfThenZeroElse(none, most[v]);
       factor[v] = exp2<false, T>(hn::Sub(before[v], most[v]));
     }
-    exponentials<kGeneral>(p, n, rules, most, factor);
+    exponentials<V, kGeneral>(p, n, rules, most, factor);
     T* sums = sums_.data() + p * value_rows_ * kPanel<T>;
-    const T* values = packed_values_.data();
+    const T* values = own_values_ ? head_.v.row(first_key_) : packed_values_.data();
     for (Index c = 0; c < values_; c += kRows) {
       with_tile_rows(values_ - c, [&](auto height) HWY_ATTR {
         constexpr int R = height();
-        Accumulator<T, R, 2> acc;
+        Accumulator<T, R, V> acc;
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) {
+          for (int v = 0; v < V; ++v) {
             acc.c[r][v] = hn::Mul(factor[v], hn::LoadU(d, sums + (c + r) * kPanel<T> + v * kLanes<T>));
           }
         }
-        multiply_accumulate(n, values, 1, R, scores_.data(), kPanel<T>, acc);
-        values += R * packed_keys_;
+        if (own_values_) {
+          multiply_accumulate<T, R, V>(n, values, 1, head_.v.row_stride, scores_.data(), kPanel<T>, acc);
+          values += R;
+        } else {
+          multiply_accumulate<T, R, V>(n, values, 1, R, scores_.data(), kPanel<T>, acc);
+          values += R * packed_keys_;
+        }
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) hn::StoreU(acc.c[r][v], d, sums + (c + r) * kPanel<T> + v * kLanes<T>);
+          for (int v = 0; v < V; ++v) hn::StoreU(acc.c[r][v], d, sums + (c + r) * kPanel<T> + v * kLanes<T>);
         }
       });
     }
   }
 
-  template <int R, bool kBias, bool kGeneral>
-  HWY_INLINE void score_tile(Index p, Index j, Index n, const PanelRules<T>& rules, hn::Vec<Wide<T>> (&most)[2]) {
+  template <int R, int V, bool kBias, bool kGeneral>
+  HWY_INLINE void score_tile(Index p, Index j, Index n, const PanelRules<T>& rules, hn::Vec<Wide<T>> (&most)[V]) {
     const Wide<T> d;
-    Accumulator<T, R, 2> acc;
+    Accumulator<T, R, V> acc;
     clear(acc);
-    multiply_accumulate(depth_, keys_.data() + j * depth_, 1, R, queries_.data() + p * depth_ * kPanel<T>, kPanel<T>, acc);
+    multiply_accumulate<T, R, V>(depth_, keys_.data() + j * depth_, 1, R, queries_.data() + p * depth_ * kPanel<T>, kPanel<T>,
+                                 acc);
     const Index rows = std::min<Index>(R, n - j);
     T* to = scores_.data() + j * kPanel<T>;
-    auto m0 = most[0], m1 = most[1];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       if (r < rows) {
-        const auto s0 = apply_rules<kBias, kGeneral>(rules, j + r, 0, acc.c[r][0]);
-        const auto s1 = apply_rules<kBias, kGeneral>(rules, j + r, kLanes<T>, acc.c[r][1]);
-        m0 = hn::Max(m0, s0);
-        m1 = hn::Max(m1, s1);
-        hn::StoreU(s0, d, to + r * kPanel<T>);
-        hn::StoreU(s1, d, to + r * kPanel<T> + kLanes<T>);
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+          const auto s = apply_rules<kBias, kGeneral>(rules, j + r, v * kLanes<T>, acc.c[r][v]);
+          most[v] = hn::Max(most[v], s);
+          hn::StoreU(s, d, to + r * kPanel<T> + v * kLanes<T>);
+        }
       }
     }
-    most[0] = m0, most[1] = m1;
   }
 
   // scores = mask 2^(scores - m) in place; their sum goes into the running sum.
-  template <bool kGeneral>
-  HWY_INLINE void exponentials(Index p, Index n, const PanelRules<T>& rules, const hn::Vec<Wide<T>> (&most)[2],
-                               const hn::Vec<Wide<T>> (&factor)[2]) {
+  template <int V, bool kGeneral>
+  HWY_INLINE void exponentials(Index p, Index n, const PanelRules<T>& rules, const hn::Vec<Wide<T>> (&most)[V],
+                               const hn::Vec<Wide<T>> (&factor)[V]) {
     const Wide<T> d;
-    auto z0 = hn::Zero(d), z1 = hn::Zero(d);
+    hn::Vec<Wide<T>> sum[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
 #pragma GCC unroll 4
     for (Index j = 0; j < n; ++j) {
-      T* s = scores_.data() + j * kPanel<T>;
-      auto w0 = exp2<false, T>(hn::Sub(hn::LoadU(d, s), most[0]));
-      auto w1 = exp2<false, T>(hn::Sub(hn::LoadU(d, s + kLanes<T>), most[1]));
-      if constexpr (kGeneral) {
-        if (rules.mask != nullptr) {
-          w0 = hn::Mul(w0, hn::LoadU(d, rules.mask + j * rules.mask_step));
-          w1 = hn::Mul(w1, hn::LoadU(d, rules.mask + j * rules.mask_step + kLanes<T>));
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        T* s = scores_.data() + j * kPanel<T> + v * kLanes<T>;
+        auto w = exp2<false, T>(hn::Sub(hn::LoadU(d, s), most[v]));
+        if constexpr (kGeneral) {
+          if (rules.mask != nullptr) w = hn::Mul(w, hn::LoadU(d, rules.mask + j * rules.mask_step + v * kLanes<T>));
         }
+        sum[v] = hn::Add(sum[v], w);
+        hn::StoreU(w, d, s);
       }
-      z0 = hn::Add(z0, w0);
-      z1 = hn::Add(z1, w1);
-      hn::StoreU(w0, d, s);
-      hn::StoreU(w1, d, s + kLanes<T>);
     }
     T* z = weights_.data() + p * kPanel<T>;
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, z), factor[0], z0), d, z);
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, z + kLanes<T>), factor[1], z1), d, z + kLanes<T>);
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      hn::StoreU(hn::MulAdd(hn::LoadU(d, z + v * kLanes<T>), factor[v], sum[v]), d, z + v * kLanes<T>);
+    }
   }
 
   void finish(Index p) {
@@ -209,7 +223,9 @@ class SoftmaxForward {
 
   const SoftmaxRows<T>& rows_;
   const SoftmaxHead<T>& head_;
-  Index depth_, values_, value_rows_, panels_, block_, packed_keys_ = 0;
+  Index depth_, values_, value_rows_, panels_, block_;
+  bool own_values_;
+  Index packed_keys_ = 0, first_key_ = 0;
   Buffer<T, Cpu> queries_, sums_, maxima_, weights_, keys_, packed_values_, scores_, entries_;
 };
 

@@ -5,15 +5,10 @@
 //   v_bar_j += sum_i P_ij out_bar_i     k_bar_j += scale sum_i S_ij q_i     q_bar_i += scale sum_j S_ij k_j
 // Two products make P and S, three use them. A task is a stripe of keys of one key head, with all query heads that share it: it
 // owns k_bar and v_bar there; q_bar and the entries' gradients are kept per stripe and added in the stripes' order.
-#include "backend/cpu/parallel.hpp"
-#include "backend/cpu/sink_parts.hpp"
-#include "backend/cpu/softmax_head.hpp"
-#include "backend/cpu/tile_geometry.hpp"
-#include "backend/softmax_tiles.hpp"
+#include "backend/cpu/softmax_stripe.hpp"
 
-#include <cmath>
+#include <algorithm>
 #include <limits>
-#include <memory>
 
 #include "backend/cpu/targets.hpp"
 #undef HWY_TARGET_INCLUDE
@@ -25,32 +20,6 @@
 #include "backend/cpu/packing-inl.hpp"
 #include "backend/cpu/softmax_scores-inl.hpp"
 #include "backend/cpu/source_sums-inl.hpp"
-
-#ifndef ESPALIER_SOFTMAX_STRIPE
-#define ESPALIER_SOFTMAX_STRIPE
-namespace espalier::backend {
-
-// One query head of a stripe. Outputs not wanted are empty.
-template <class T>
-struct SoftmaxStripeHead {
-  SoftmaxHead<T> head;
-  MatrixView<const T, Cpu> out, out_bar, log_sum_exp;
-  MatrixView<T, Cpu> q_bar;
-  bool add_q = false;  // to what q_bar holds
-  EntriesGradient<T, Cpu> bias_sink, mask_sink;
-};
-
-// Keys begin .. end - 1 of one key head, seen by `heads` query heads.
-template <class T>
-struct SoftmaxStripe {
-  const SoftmaxStripeHead<T>* heads = nullptr;
-  Index head_count = 0, begin = 0, end = 0;
-  MatrixView<T, Cpu> k_bar, v_bar;
-  bool accumulate = false;
-};
-
-}  // namespace espalier::backend
-#endif  // ESPALIER_SOFTMAX_STRIPE
 
 HWY_BEFORE_NAMESPACE();
 namespace espalier::backend {
@@ -186,11 +155,14 @@ class SoftmaxBackward {
       const Index first_row = i0 + i + h.head.causal_shift;
       rules.causal = h.head.causal && j0 + j + nj - 1 > first_row;
       rules.first_lane = j0 + j - first_row;
-      if (rules.mask || h.mask_sink || h.bias_sink) {
-        panel<true>(h, i, j, nj, rules);
-      } else {
-        panel<false>(h, i, j, nj, rules);
-      }
+      with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
+        constexpr int V = vectors;
+        if (rules.mask || h.mask_sink || h.bias_sink) {
+          panel<V, true>(h, i, j, nj, rules);
+        } else {
+          panel<V, false>(h, i, j, nj, rules);
+        }
+      });
     }
     if (stripe_.k_bar) add_sources(ni, nj, s_.data(), q_padded_.data(), depth_lanes_, k_sums_.data() + j * depth_lanes_);
     if (stripe_.v_bar) add_sources(ni, nj, p_.data(), o_padded_.data(), value_lanes_, v_sums_.data() + j * value_lanes_);
@@ -207,9 +179,9 @@ class SoftmaxBackward {
     add_entry_gradient(plan, i0, ni, j0, nj, d, sink, gradient_block_.data());
   }
 
-  // P and S of the panel that starts at lane i of the strip, and q_bar's product.
-  template <bool kEntries>
-  void panel(const SoftmaxStripeHead<T>& h, Index i, Index j, Index nj, const PanelRules<T>& rules) {
+  // P and S of the first V vectors of the panel that starts at lane i of the strip, and q_bar's product.
+  template <int V, bool kEntries>
+  HWY_NOINLINE void panel(const SoftmaxStripeHead<T>& h, Index i, Index j, Index nj, const PanelRules<T>& rules) {
     T* p = p_.data() + i * kTileSources;
     T* s = s_.data() + i * kTileSources;
     const T* k = k_rows_.data() + j * depth_;
@@ -218,34 +190,35 @@ class SoftmaxBackward {
       with_tile_rows(nj - r, [&](auto height) HWY_ATTR {
         constexpr int R = height;
         if (rules.bias) {
-          rules.general() ? score_tile<R, true, true>(i, r, nj, rules, k, p)
-                          : score_tile<R, true, false>(i, r, nj, rules, k, p);
+          rules.general() ? score_tile<R, V, true, true>(i, r, nj, rules, k, p)
+                          : score_tile<R, V, true, false>(i, r, nj, rules, k, p);
         } else {
-          rules.general() ? score_tile<R, false, true>(i, r, nj, rules, k, p)
-                          : score_tile<R, false, false>(i, r, nj, rules, k, p);
+          rules.general() ? score_tile<R, V, false, true>(i, r, nj, rules, k, p)
+                          : score_tile<R, V, false, false>(i, r, nj, rules, k, p);
         }
-        weight_tile<R, kEntries>(h, i, r, nj, rules, v, p, s);
+        weight_tile<R, V, kEntries>(h, i, r, nj, rules, v, p, s);
         k += R * depth_;
         v += R * values_;
       });
     }
     if (h.q_bar) {
-      add_columns<2>(nj, k_columns_.data() + j * depth_rows_, depth_, s, kPanel<T>, q_sums_.data() + i * depth_rows_);
+      add_columns<V>(nj, Columns<T>{k_columns_.data() + j * depth_rows_}, depth_, s, kPanel<T>,
+                     q_sums_.data() + i * depth_rows_);
     }
   }
 
-  template <int R, bool kBias, bool kGeneral>
+  template <int R, int V, bool kBias, bool kGeneral>
   HWY_INLINE void score_tile(Index i, Index j, Index nj, const PanelRules<T>& rules, const T* HWY_RESTRICT k,
                              T* HWY_RESTRICT p) {
     const Wide<T> d;
-    Accumulator<T, R, 2> acc;
+    Accumulator<T, R, V> acc;
     clear(acc);
-    multiply_accumulate(depth_, k, 1, R, q_lanes_.data() + i * depth_, kPanel<T>, acc);
+    multiply_accumulate<T, R, V>(depth_, k, 1, R, q_lanes_.data() + i * depth_, kPanel<T>, acc);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       if (j + r < nj) {
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
+        for (int v = 0; v < V; ++v) {
           hn::Store(apply_rules<kBias, kGeneral>(rules, j + r, v * kLanes<T>, acc.c[r][v]), d,
                     p + (j + r) * kPanel<T> + v * kLanes<T>);
         }
@@ -254,18 +227,18 @@ class SoftmaxBackward {
   }
 
   // p: scores in, P out. The exponentials run on results that wait in memory while this tile's product is in registers.
-  template <int R, bool kEntries>
+  template <int R, int V, bool kEntries>
   HWY_INLINE void weight_tile(const SoftmaxStripeHead<T>& h, Index i, Index j, Index nj, const PanelRules<T>& rules,
                               const T* HWY_RESTRICT v_rows, T* HWY_RESTRICT p, T* HWY_RESTRICT s) {
     const Wide<T> d;
-    Accumulator<T, R, 2> acc;
+    Accumulator<T, R, V> acc;
     clear(acc);
-    multiply_accumulate(values_, v_rows, 1, R, o_lanes_.data() + i * values_, kPanel<T>, acc);
+    multiply_accumulate<T, R, V>(values_, v_rows, 1, R, o_lanes_.data() + i * values_, kPanel<T>, acc);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       if (j + r < nj) {
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
+        for (int v = 0; v < V; ++v) {
           const Index l = v * kLanes<T>, at = (j + r) * kPanel<T> + l;
           auto w = exp2<true, T>(hn::Sub(hn::Load(d, p + at), hn::Load(d, log_sums_.data() + i + l)));
           const auto u = hn::Sub(acc.c[r][v], hn::Load(d, deltas_.data() + i + l));
@@ -312,8 +285,6 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace espalier::backend {
 
-namespace {
-
 HWY_EXPORT(softmax_stripe_float);
 HWY_EXPORT(softmax_stripe_double);
 void softmax_stripe(const SoftmaxStripe<float>& stripe) {
@@ -322,185 +293,6 @@ void softmax_stripe(const SoftmaxStripe<float>& stripe) {
 void softmax_stripe(const SoftmaxStripe<double>& stripe) {
   ESPALIER_DISPATCH(softmax_stripe_double)(stripe);
 }
-
-// The gradients of one call, by waves of key heads.
-template <class T>
-class SoftmaxVjp {
- public:
-  SoftmaxVjp(const SoftmaxInputs<T, Cpu>& in, TensorView<const T, Cpu> out, TensorView<const T, Cpu> log_sum_exp,
-             TensorView<const T, Cpu> out_bar, const SoftmaxGradients<T, Cpu>& gradients, const Context<Cpu>& context)
-      : in_(in),
-        out_(out),
-        log_sum_exp_(log_sum_exp),
-        out_bar_(out_bar),
-        gradients_(gradients),
-        context_(context),
-        heads_(in),
-        key_heads_(in.k.batch() * in.k.heads()),
-        stripes_(stripe_count()) {}
-
-  void run() {
-    zero_padding();
-    const std::size_t each = std::max<std::size_t>(1, bytes_per_key_head());
-    const Index wave = std::clamp<Index>(static_cast<Index>(context_.scratch_bytes / each), 1, key_heads_);
-    for (Index first = 0; first < key_heads_; first += wave) run_wave(first, std::min(wave, key_heads_ - first));
-  }
-
- private:
-  // Enough tasks for a few threads; stripes at least 512 keys wide, as rows are packed again for each. Shape alone decides.
-  Index stripe_count() const {
-    return std::clamp<Index>(in_.k.length() / 512, 1, std::max<Index>(1, 16 / std::max<Index>(1, key_heads_)));
-  }
-  Index stripe_width(Index keys) const { return std::max<Index>(1, (keys + stripes_ - 1) / stripes_); }
-  std::size_t bytes_per_key_head() const {
-    Index n = gradients_.q && stripes_ > 1 ? heads_.group() * in_.q.length() * in_.q.width() : 0;
-    const auto sinks = [&](std::span<const Index> sizes) {
-      Index most = 0;
-      for (const Index s : sizes) most = std::max(most, s);
-      return sizes.size() == 1 ? most : most * heads_.group();
-    };
-    n += sinks(gradients_.bias_sizes) + sinks(gradients_.mask_sizes);
-    return static_cast<std::size_t>(n * stripes_) * sizeof(T);
-  }
-
-  // Rows past the key counts, and everything where there is no key or no query at all.
-  void zero_padding() const {
-    if (gradients_.accumulate) return;
-    const auto clear_rows = [&](TensorView<T, Cpu> t, auto&& valid) {
-      if (!t) return;
-      parallel_for(context_, t.batch() * t.heads(), [&](Index task, int) {
-        const Index b = task / t.heads();
-        const auto m = t.matrix(b, task % t.heads());
-        for (Index i = valid(b); i < m.rows; ++i) std::fill_n(m.row(i), m.cols, T(0));
-      });
-    };
-    const auto none = [&](Index b) { return heads_.keys(b) == 0 || heads_.queries(b) == 0 || in_.q.heads() == 0; };
-    clear_rows(gradients_.q, [&](Index b) { return none(b) ? 0 : heads_.queries(b); });
-    clear_rows(gradients_.k, [&](Index b) { return none(b) ? 0 : heads_.keys(b); });
-    clear_rows(gradients_.v, [&](Index b) { return none(b) ? 0 : heads_.keys(b); });
-  }
-
-  // The sinks of one set of masks for the key heads of a wave: which part of which mask a (key head, stripe, head of the
-  // group) writes to. A mask that all heads of the group share has one part a task.
-  class WaveSinks {
-   public:
-    WaveSinks(const SoftmaxVjp& vjp, std::span<const EntriesGradient<T, Cpu>> sinks, std::span<const Index> sizes,
-              std::span<const Entries<T, Cpu>> entries, Index first, Index count)
-        : vjp_(vjp), count_(sinks.size()), next_(sinks.size(), 0) {
-      std::vector<Index> parts(count_, 0), users(count_, 0);
-      for (Index k = first; k < first + count && count_ > 0; ++k) {
-        for (Index g = 0; g < (count_ == 1 ? 1 : vjp.heads_.group()); ++g) {
-          parts[at(k, g)] += vjp.stripes_;
-          ++users[at(k, g)];
-        }
-      }
-      for (std::size_t m = 0; m < count_; ++m) {
-        parts_.push_back(std::make_unique<SinkParts<T>>(sinks[m], sizes[m], entries[m].kind, parts[m], users[m] == 1));
-      }
-    }
-    // To be asked in the order of key heads, stripes, heads of the group.
-    EntriesGradient<T, Cpu> next(Index key_head, Index g) {
-      if (count_ == 0) return {};
-      const std::size_t m = at(key_head, g);
-      if (count_ == 1 && g > 0) return parts_[m]->of(next_[m] - 1);
-      return parts_[m]->of(next_[m]++);
-    }
-    void add_up() const {
-      for (const auto& p : parts_) p->add_up();
-    }
-
-   private:
-    std::size_t at(Index key_head, Index g) const {
-      const Index b = key_head / vjp_.in_.k.heads(), h = key_head % vjp_.in_.k.heads() * vjp_.heads_.group() + g;
-      return static_cast<std::size_t>(vjp_.heads_.position(count_, b, h));
-    }
-    const SoftmaxVjp& vjp_;
-    std::size_t count_;
-    std::vector<Index> next_;
-    std::vector<std::unique_ptr<SinkParts<T>>> parts_;
-  };
-
-  void run_wave(Index first, Index count) const {
-    const Index group = heads_.group(), rows = in_.q.length(), width = in_.q.width(), tasks = count * stripes_;
-    const bool parts = gradients_.q && stripes_ > 1;
-    Buffer<T, Cpu> q_parts(parts ? tasks * group * rows * width : 0);
-    WaveSinks bias(*this, gradients_.bias, gradients_.bias_sizes, in_.bias, first, count);
-    WaveSinks mask(*this, gradients_.mask, gradients_.mask_sizes, in_.mask, first, count);
-    std::vector<SoftmaxStripeHead<T>> stripe_heads(static_cast<std::size_t>(tasks * group));
-    for (Index at = 0; at < tasks * group; ++at) {
-      const Index key_head = first + at / (stripes_ * group), g = at % group;
-      const Index b = key_head / in_.k.heads(), h = key_head % in_.k.heads() * group + g;
-      SoftmaxStripeHead<T>& s = stripe_heads[static_cast<std::size_t>(at)];
-      s.head = heads_.head(b, h);
-      s.out = out_.matrix(b, h);
-      s.out_bar = out_bar_.matrix(b, h);
-      s.log_sum_exp = log_sum_exp_.matrix(b, h);
-      if (gradients_.q)
-        s.q_bar = parts ? MatrixView<T, Cpu>(q_parts.data() + at * rows * width, rows, width) : gradients_.q.matrix(b, h);
-      s.add_q = !parts && gradients_.accumulate;
-      s.bias_sink = bias.next(key_head, g);
-      s.mask_sink = mask.next(key_head, g);
-    }
-    parallel_for(
-        context_, tasks,
-        [&](Index task, int) {
-          const Index key_head = first + task / stripes_, b = key_head / in_.k.heads(), h = key_head % in_.k.heads();
-          const Index step = stripe_width(heads_.keys(b)), keys = heads_.keys(b);
-          SoftmaxStripe<T> stripe;
-          stripe.heads = stripe_heads.data() + task * group;
-          stripe.head_count = group;
-          stripe.begin = std::min(keys, task % stripes_ * step);
-          stripe.end = std::min(keys, stripe.begin + step);
-          stripe.accumulate = gradients_.accumulate;
-          if (gradients_.k) stripe.k_bar = gradients_.k.matrix(b, h);
-          if (gradients_.v) stripe.v_bar = gradients_.v.matrix(b, h);
-          if (stripe.end > stripe.begin && heads_.queries(b) > 0) softmax_stripe(stripe);
-        },
-        "softmax gradients");
-    if (parts) add_query_parts(q_parts.data(), first, count);
-    bias.add_up();
-    mask.add_up();
-  }
-
-  void add_query_parts(const T* parts, Index first, Index count) const {
-    const Index group = heads_.group(), rows = in_.q.length(), width = in_.q.width();
-    const Index step = 128, blocks = (rows + step - 1) / step;
-    parallel_for(context_, count * group * blocks, [&](Index task, int) {
-      const Index head = task / (group * blocks), g = task / blocks % group, key_head = first + head;
-      const Index b = key_head / in_.k.heads(), h = key_head % in_.k.heads() * group + g, keys = heads_.keys(b);
-      const auto q_bar = gradients_.q.matrix(b, h);
-      for (Index i = task % blocks * step; i < std::min(heads_.queries(b), (task % blocks + 1) * step) && keys > 0; ++i) {
-        T* __restrict to = q_bar.row(i);
-        bool adds = gradients_.accumulate;
-        for (Index s = 0; s < stripes_ && s * stripe_width(keys) < keys; ++s, adds = true) {
-          const T* __restrict from = parts + (((head * stripes_ + s) * group + g) * rows + i) * width;
-          for (Index k = 0; k < width; ++k) to[k] = adds ? to[k] + from[k] : from[k];
-        }
-      }
-    });
-  }
-
-  const SoftmaxInputs<T, Cpu>& in_;
-  TensorView<const T, Cpu> out_, log_sum_exp_, out_bar_;
-  const SoftmaxGradients<T, Cpu>& gradients_;
-  const Context<Cpu>& context_;
-  SoftmaxHeads<T> heads_;
-  Index key_heads_, stripes_;
-};
-
-}  // namespace
-
-template <class T, class B>
-void tile_softmax_vjp(const SoftmaxInputs<T, B>& in, TensorView<const T, B> out, TensorView<const T, B> log_sum_exp,
-                      TensorView<const T, B> out_bar, const SoftmaxGradients<T, B>& gradients, const Context<B>& context) {
-  if (in.k.batch() * in.k.heads() == 0) return;
-  SoftmaxVjp<T>(in, out, log_sum_exp, out_bar, gradients, context).run();
-}
-
-template void tile_softmax_vjp(const SoftmaxInputs<float, Cpu>&, TensorView<const float, Cpu>, TensorView<const float, Cpu>,
-                               TensorView<const float, Cpu>, const SoftmaxGradients<float, Cpu>&, const Context<Cpu>&);
-template void tile_softmax_vjp(const SoftmaxInputs<double, Cpu>&, TensorView<const double, Cpu>, TensorView<const double, Cpu>,
-                               TensorView<const double, Cpu>, const SoftmaxGradients<double, Cpu>&, const Context<Cpu>&);
 
 }  // namespace espalier::backend
 #endif  // HWY_ONCE

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <espalier/core/backend.hpp>
+#include <espalier/core/views.hpp>
 
 #include <cstddef>
 
@@ -19,6 +20,14 @@ struct TileGeometry {
 
 // For elements of 4 or 8 bytes and the instruction set in use.
 TileGeometry tile_geometry(std::size_t element);
+
+// Whether a kernel reads columns of x (as the broadcast operand, `padded` of them with padding) from the caller's rows instead
+// of packing them, a cost that few rows of the result do not repay. Not at strides near a page: all rows would share the same
+// few places of the first-level cache.
+template <class T>
+bool own_columns(Index result_rows, MatrixView<const T, Cpu> x, Index padded) {
+  return result_rows <= 256 && x.cols == padded && x.row_stride * static_cast<Index>(sizeof(T)) <= 1024;
+}
 
 // n elements rounded up to whole cache lines.
 template <class T>

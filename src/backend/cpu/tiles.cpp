@@ -43,6 +43,7 @@ struct ForwardCall {
   // Sources source_begin .. source_end - 1 are packed; `add`: to what y and row_sum hold.
   Index source_begin, source_end;
   bool add;
+  bool own_columns;  // x is not packed: few rows read it, and packing would cost them more than it saves
   T* b_packed;
   T* x_packed;
 };
@@ -63,7 +64,9 @@ TileGeometry geometry(int bytes) {
 template <class T>
 void pack_sources(const ForwardCall<T>& call, Index j0, Index nj) {
   const Index at = j0 - call.source_begin;
+  if (call.a && j0 == 0) prefetch_rows<false>(call.a, 0, std::min(call.lane_block, call.a.rows));
   if (call.a) pack_rows(call.b, j0, nj, call.b_packed + at * call.b.cols);
+  if (call.own_columns) return;
   pack_columns(call.x, j0, nj, call.a ? T(1) : call.plan->folded_scale, call.x_packed + at * padded_rows(call.x.cols));
 }
 
@@ -131,6 +134,9 @@ void forward_block(const ForwardCall<T>& call, Index i0, Index ni, T* scratch) {
     }
   }
   if (!plain) pack_lanes(call.a, i0, ni, call.plan->folded_scale, a);
+  // What comes later is asked for now: the results' memory, the next block's rows, and below the columns of each source block.
+  prefetch_rows<true>(call.y, i0, ni);
+  if (!plain) prefetch_rows<false>(call.a, i0 + ni, std::min(ni, call.a.rows - i0 - ni));
   for (Index j0 = call.source_begin; j0 < call.source_end; j0 += call.source_block) {
     const Index nj = std::min(call.source_block, call.source_end - j0), at = j0 - call.source_begin;
     EntryTile<T> tile = entry_tile(*call.plan, i0, ni, j0, nj, tile_scratch);
@@ -139,7 +145,9 @@ void forward_block(const ForwardCall<T>& call, Index i0, Index ni, T* scratch) {
       for (Index k = 0; k < kTileLanes * nj; ++k) tile_scratch[k] = T(1);
       tile = {tile_scratch, kTileLanes, false};
     }
-    const T* x = call.x_packed + at * c_rows;
+    if (call.own_columns) prefetch_rows<false>(call.x, j0, nj);
+    const Columns<T> x =
+        call.own_columns ? Columns<T>{call.x.row(j0), call.x.row_stride} : Columns<T>{call.x_packed + at * c_rows};
     for (Index p = 0; p < panels; ++p) {
       const T* mask = tile.data == nullptr ? nullptr : tile.data + p * kPanel<T>;
       T* to = y + p * c_rows * kPanel<T>;
@@ -227,13 +235,14 @@ void forward(ForwardCall<T> call, const Context<Cpu>& context) {
   call.lane_block = even_block(lanes, kTileLanes, g.panel);
   call.source_block = even_block(sources, kTileSources, g.rows);
   const Index m = call.a.cols, c_rows = g.padded_rows(call.x.cols);
+  call.own_columns = call.a && own_columns(lanes, call.x, c_rows);
   const Index at_once = sources_at_once(sources, call.source_block, m + c_rows, sizeof(T), context.scratch_bytes);
   const Index tasks = (lanes + call.lane_block - 1) / call.lane_block;
   const Index workers = std::min<Index>(tasks, thread_count(context));
   const Index lane_part = (call.lane_block + g.panel - 1) / g.panel * g.panel;
   const Index per_worker = align_elements<T>(kTileScratch + kTileSources * g.panel + lane_part * (1 + c_rows + m));
   const Index padded = (at_once + call.source_block - 1) / call.source_block * call.source_block;
-  const Index b_size = align_elements<T>(padded * m), x_size = align_elements<T>(padded * c_rows);
+  const Index b_size = align_elements<T>(padded * m), x_size = call.own_columns ? 0 : align_elements<T>(padded * c_rows);
   Buffer<T, Cpu> memory(b_size + x_size + workers * per_worker);
   call.b_packed = memory.data();
   call.x_packed = call.b_packed + b_size;

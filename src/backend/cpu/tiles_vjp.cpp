@@ -204,7 +204,7 @@ void backward_tile(const BackwardCall<T>& call, const Stripe<T>& stripe, const S
       const Combination<T> to{mask, tile.j_step, call.need_s() ? s : nullptr, w, gradient, call.want_x};
       combine_panel<V>(c, scratch + at.x_rows + source * c, scratch + at.y_lanes + i * c, scratch + at.r + i, nj, to);
       if (!call.want_a) return;
-      add_columns<V>(nj, scratch + at.b_columns + source * padded_rows(m), m, w, kPanel<T>,
+      add_columns<V>(nj, Columns<T>{scratch + at.b_columns + source * padded_rows(m)}, m, w, kPanel<T>,
                      scratch + at.a_bar + i * padded_rows(m));
     });
   }
@@ -374,7 +374,8 @@ void tile_multiply_entries_gradient(const Entries<T, B>& m, MatrixView<const T, 
   backward(call, {}, {}, {}, sink, sink_size, context);
 }
 
-std::size_t tile_low_rank_bytes(Index rows, Index cols, Index rank, Index columns, std::size_t element) {
+template <>
+std::size_t tile_low_rank_bytes<Cpu>(Index rows, Index cols, Index rank, Index columns, std::size_t element) {
   // The backward call takes most: a_bar once a stripe (at most 8), packed sources and their gradients, and for each stripe that
   // runs at the same time its tiles and one block of rows.
   const Index stripes = stripe_count(cols), rank_padded = rank + 48, columns_padded = columns + 48;
@@ -384,6 +385,11 @@ std::size_t tile_low_rank_bytes(Index rows, Index cols, Index rank, Index column
   const Index elements = (stripes > 1 ? stripes * rows * rank : 0) + sources * (3 * rank_padded + 2 * columns_padded) +
                          stripes * (tiles + blocks + 1024);
   return static_cast<std::size_t>(elements) * element;
+}
+
+template <>
+CostModel cost_model<Cpu>() {
+  return {};
 }
 
 #define ESPALIER_INSTANTIATE(T)                                                                                            \

@@ -1,0 +1,18 @@
+# Runs a compiler and keeps what it says: ptxas reports registers there, and nobody wants to read them in every build.
+# usage: cmake -DLOG=<file> -P cmake/Nvcc.cmake -- COMMAND...     SPDX-License-Identifier: Apache-2.0
+set(command "")
+set(at 0)
+while(NOT "${CMAKE_ARGV${at}}" STREQUAL "--")
+  math(EXPR at "${at} + 1")
+endwhile()
+math(EXPR at "${at} + 1")
+while(at LESS CMAKE_ARGC)
+  list(APPEND command "${CMAKE_ARGV${at}}")
+  math(EXPR at "${at} + 1")
+endwhile()
+execute_process(COMMAND ${command} RESULT_VARIABLE status OUTPUT_VARIABLE text ERROR_VARIABLE text)
+file(WRITE "${LOG}" "${text}")
+if(NOT status EQUAL 0)
+  string(REGEX REPLACE "(ptxas info|[ ]+[0-9]+ bytes stack frame)[^\n]*\n" "" text "${text}")
+  message(FATAL_ERROR "${text}")
+endif()

@@ -1,0 +1,83 @@
+// Backend primitive: products with a Toeplitz matrix whose far entries are short sums of exponentials, in chunk-basis form.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/backend.hpp>
+#include <espalier/core/context.hpp>
+#include <espalier/core/low_rank.hpp>
+#include <espalier/core/views.hpp>
+
+#include <cstddef>
+#include <vector>
+
+namespace espalier::backend {
+
+// Rows and sources are cut into chunks of C = `chunk`. Chunks closer than `gap` are served by exact tiles. Beyond, with row
+// IC + a, source JC + b and n = |I - J| - gap >= 0,
+//   M ≈ sum_p row_p(a) [ out D^n in ]_pq source_q(b),    D = diag of exp(-log_decay_s), pairs (s, s + 1) turned by `angle_s`:
+//   D applied to a pair (x, y) is exp(-log_decay) (x cos t - y sin t, x sin t + y cos t), t = angle.
+// R = `basis` products of the register tile go through a chunk, r = `states` m x c matrices move from chunk to chunk.
+template <class T>
+struct ChunkSide {
+  Index basis = 0, states = 0;           // R and r; R = 0: every far entry of this side is 0
+  std::vector<T> row, source;            // [R, C]
+  std::vector<double> in, out;           // [r, R], [R, r]
+  std::vector<double> log_decay, angle;  // [r]; log_decay >= 0; angle 0 for real states and for the second of a pair
+  // Powers of the distance: after D, state s also gets weight * exp(-log_decay_s) times what these later states held before.
+  // Empty, or [r + 1] starts into the other two; pairs couple with pairs of the same angle, member with member.
+  std::vector<Index> couple_start, couple_state;
+  std::vector<double> couple_weight;
+  // For gradients: rows read the first `reads` basis vectors; the others, and derivative_out in the place of `out` ([P] of [R,
+  // r]), belong to the derivatives of M by its parameters. The products use neither: there reads = R.
+  Index reads = 0;
+  std::vector<std::vector<double>> derivative_out;
+};
+
+// L x L. Rows below 2^31.
+template <class T>
+struct ChunkedToeplitz {
+  Index length = 0, chunk = 0, gap = 1;     // chunk: a multiple of 32
+  std::vector<T> near;                      // [2 gap C - 1]: the entry of offset i - j at near[i - j + gap C - 1]
+  bool has_lower = true, has_upper = true;  // false: every entry with i > j (j > i) is 0, near ones too
+  ChunkSide<T> lower, upper;                // sources before their rows (j < i), after them (j > i)
+};
+
+template <class T>
+ChunkedToeplitz<T> transposed(const ChunkedToeplitz<T>& m);
+
+// y = M x.
+template <class T, class B>
+void chunked_multiply(const ChunkedToeplitz<T>& m, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);
+// Y = (M ∘ A Bᵀ) X and its row sums. Cost, flops a token: near 2 (2 gap - 1) C (m + c), far 8 R m c + 8 R r m c / C (two
+// sides). States are carried in T; they move by S += expm1(-log_decay) S + in P, the rotation of pairs is kept apart in double,
+// so that neither rounded decays nor rounded angles compound over the sequence.
+template <class T, class B>
+void chunked_low_rank(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out,
+                      const Context<B>& context);
+// Where the gradient by the mask's parameters goes, added: near by offset (as ChunkedToeplitz::near), far by parameter.
+struct ChunkedParameterGradient {
+  std::vector<double> near, far;
+};
+// All gradients of the masked product in one sweep a side (core/mask.hpp has the formulas): states of sources and states of
+// rows go over the chunks together. gradients.parameters is not used. learning: null, or the same mask on the same chunks with
+// derivatives; then the gradient of the near entries and that of the far ones by the sides' derivatives are added to
+// `parameters`. Cost: about 2.6 times the product's, with derivatives 3.
+template <class T, class B>
+void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToeplitz<T>* learning, const LowRankInputs<T, B>& in,
+                          const LowRankCotangents<T, B>& cotangents, const LowRankGradients<T, B>& gradients,
+                          ChunkedParameterGradient* parameters, const Context<B>& context);
+// Bound on the memory that the calls above take; columns: c; rank 0: the plain product.
+template <class T>
+std::size_t chunked_bytes(const ChunkedToeplitz<T>& m, Index rank, Index columns);
+
+// Whether backend B has these products.
+template <class B>
+constexpr bool has_chunked() {
+  return false;
+}
+template <>
+constexpr bool has_chunked<Cpu>() {
+  return true;
+}
+
+}  // namespace espalier::backend

@@ -1,0 +1,127 @@
+// Inner kernels that the chunked products and their gradients share.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Included once per instruction set by Highway's foreach_target (hence no #pragma once); see chunked.cpp.
+#if defined(ESPALIER_CHUNK_KERNELS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef ESPALIER_CHUNK_KERNELS_INL
+#undef ESPALIER_CHUNK_KERNELS_INL
+#else
+#define ESPALIER_CHUNK_KERNELS_INL
+#endif
+
+#include <hwy/highway.h>
+
+#include <espalier/core/views.hpp>
+
+#include <algorithm>
+
+#include "backend/chunked.hpp"
+#include "backend/cpu/register_tile-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace espalier::backend {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// y[c][.] += sum_{k < depth} x[k * x_step + c] s[k * s_step + .] for `columns` rows c of y (kPanel apart) and V vectors of
+// lanes. Columns up to the next whole register tile of x are read.
+template <int V, class T>
+HWY_INLINE void add_strided(Index depth, const T* HWY_RESTRICT x, Index x_step, Index columns, const T* HWY_RESTRICT s,
+                            Index s_step, T* HWY_RESTRICT y) {
+  const Wide<T> d;
+  for (Index c = 0; c < columns; c += kRows) {
+    with_tile_rows(columns - c, [&](auto height) HWY_ATTR {
+      constexpr int R = height;
+      Accumulator<T, R, V> acc;
+      clear(acc);
+      multiply_accumulate<T, R, V>(depth, x + c, 1, x_step, s, s_step, acc);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+          T* to = y + (c + r) * kPanel<T> + v * kLanes<T>;
+          hn::Store(hn::Add(hn::Load(d, to), acc.c[r][v]), d, to);
+        }
+      }
+    });
+  }
+}
+
+// out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * width + .], r < rows; width: whole vectors.
+template <class T>
+void outer_products(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b, Index width,
+                    T* HWY_RESTRICT out) {
+  const Wide<T> d;
+  const auto tile = [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    for (Index i = 0; i < rows; i += kRows) {
+      with_tile_rows(rows - i, [&](auto height) HWY_ATTR {
+        constexpr int R = height;
+        Accumulator<T, R, V> acc;
+        clear(acc);
+        multiply_accumulate<T, R, V>(depth, a + i, 1, a_step, b + column, width, acc);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) {
+          if (i + r < rows) {
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * width + column + v * kLanes<T>);
+          }
+        }
+      });
+    }
+  };
+  Index column = 0;
+  for (; column + kPanel<T> <= width; column += kPanel<T>) tile(column, Constant<2>());
+  if (column < width) tile(column, Constant<1>());
+}
+
+// y[k] = factor_k x[k], rows of `width` elements (whole vectors).
+template <class T>
+HWY_INLINE void scale_rows(Index rows, Index width, const T* HWY_RESTRICT factor, const T* HWY_RESTRICT x, T* HWY_RESTRICT y) {
+  const Wide<T> d;
+  for (Index k = 0; k < rows; ++k) {
+    const auto f = hn::Set(d, factor[k]);
+    for (Index l = 0; l < width; l += kLanes<T>) {
+      hn::Store(hn::Mul(f, hn::Load(d, x + k * width + l)), d, y + k * width + l);
+    }
+  }
+}
+
+// y[l] = sum_k factor_k x[k * width + l].
+template <class T>
+HWY_INLINE void weighted_sum(Index rows, Index width, const T* HWY_RESTRICT factor, const T* HWY_RESTRICT x,
+                             T* HWY_RESTRICT y) {
+  const Wide<T> d;
+  for (Index l = 0; l < width; l += kLanes<T>) {
+    auto even = hn::Zero(d), odd = hn::Zero(d);
+    Index k = 0;
+    for (; k + 2 <= rows; k += 2) {
+      even = hn::MulAdd(hn::Set(d, factor[k]), hn::Load(d, x + k * width + l), even);
+      odd = hn::MulAdd(hn::Set(d, factor[k + 1]), hn::Load(d, x + (k + 1) * width + l), odd);
+    }
+    if (k < rows) even = hn::MulAdd(hn::Set(d, factor[k]), hn::Load(d, x + k * width + l), even);
+    hn::Store(hn::Add(even, odd), d, y + l);
+  }
+}
+
+// n rows of x from `first`, each padded with zeros to `width`.
+template <class T>
+void copy_padded(MatrixView<const T, Cpu> x, Index first, Index n, Index width, T* HWY_RESTRICT y) {
+  for (Index i = 0; i < n; ++i, y += width) {
+    std::copy_n(x.row(first + i), x.cols, y);
+    std::fill(y + x.cols, y + width, T(0));
+  }
+}
+
+// The sources [from, to) of a near chunk that a panel of rows can see, by structure; `from` a multiple of kRows.
+template <class T>
+void visible_sources(const ChunkedToeplitz<T>& m, Index i0, Index ni, Index j0, Index nj, Index& from, Index& to) {
+  from = m.has_lower ? 0 : std::clamp<Index>(i0 - j0, 0, nj) / kRows * kRows;
+  to = m.has_upper ? nj : std::clamp<Index>(i0 + ni - j0, 0, nj);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace espalier::backend
+HWY_AFTER_NAMESPACE();
+
+#endif  // chunk kernels

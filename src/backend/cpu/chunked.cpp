@@ -1,0 +1,419 @@
+// Products in chunk-basis form on the host.
+// SPDX-License-Identifier: Apache-2.0
+//
+// A sweep goes over the chunks once, in waves of a few chunks:
+//   moments   P_p = sum_b source_p(b) b_b x_bᵀ of every chunk of the wave          (tasks: chunks)
+//   scan      states take the moments of `gap` chunks ago, U = what the rows read   (tasks: ranges of elements)
+//   rows      near tiles, and y_a += sum_p row_p(a) a_aᵀ U_p                        (tasks: chunks)
+// The lower side goes up and does the near tiles, then the upper side goes down and adds. Every number is computed the same way
+// whatever the length of a wave and the number of threads.
+#include "backend/chunked.hpp"
+
+#include "backend/cpu/chunked_call.hpp"
+#include "backend/cpu/parallel.hpp"
+#include "backend/elementwise.hpp"
+
+#include <algorithm>
+
+#include "backend/cpu/targets.hpp"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/chunked.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "backend/cpu/chunk_kernels-inl.hpp"
+#include "backend/cpu/chunk_scan-inl.hpp"
+#include "backend/cpu/dispatch.hpp"
+#include "backend/cpu/packing-inl.hpp"
+#include "backend/cpu/register_tile-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace espalier::backend {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Moments of one chunk, [R][step].
+template <class T>
+void chunk_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chunk, T* scratch, T* moments) {
+  const MomentShape& s = call.shape;
+  const ChunkScratch<T> at({kPanel<T>, kRows}, s, call.mask->chunk, call.plain());
+  const Index j0 = call.begin(chunk), nj = call.rows(chunk), basis = sweep.side->basis;
+  T* x = scratch + at.x;
+  copy_padded(call.x, j0, nj, s.c_pad, x);
+  if (call.plain()) {
+    outer_products(nj, sweep.source_by_row.data(), sweep.source_stride, basis, x, s.c_pad, moments);
+    return;
+  }
+  T* b = scratch + at.b_plain;
+  T* weighted = scratch + at.x_weighted;
+  copy_padded(call.b, j0, nj, s.m_pad, b);
+  for (Index p = 0; p < basis; ++p) {
+    const T* weight = sweep.side->source.data() + p * call.mask->chunk;
+    T* to = moments + p * s.step;
+    scale_rows(nj, s.c_pad, weight, x, weighted);
+    outer_products(nj, b, s.m_pad, s.m, weighted, s.c_pad, to);
+    if (call.row_sum) weighted_sum(nj, s.m_pad, weight, b, to + s.m * s.c_pad);
+  }
+}
+
+// Scores of one panel: s[j][.] = mask_ij (b_j . a_.), added to total[.] as well.
+template <int R, int V, class T>
+HWY_INLINE void near_scores(Index depth, const T* HWY_RESTRICT b, const T* HWY_RESTRICT a, Index rows, const T* mask,
+                            T* HWY_RESTRICT s, hn::Vec<Wide<T>> (&sum)[V]) {
+  const Wide<T> d;
+  Accumulator<T, R, V> acc;
+  clear(acc);
+  multiply_accumulate<T, R, V>(depth, b, 1, R, a, kPanel<T>, acc);
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    if (r < rows) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        const auto t = hn::Mul(acc.c[r][v], hn::LoadU(d, mask - r + v * kLanes<T>));
+        hn::Store(t, d, s + r * kPanel<T> + v * kLanes<T>);
+        sum[v] = hn::Add(sum[v], t);
+      }
+    }
+  }
+}
+
+// Near tiles of one chunk of rows.
+template <class T>
+void add_near(const ChunkCall<T>& call, const ChunkScratch<T>& at, Index chunk, T* scratch) {
+  const Wide<T> d;
+  const ChunkedToeplitz<T>& mask = *call.mask;
+  const MomentShape& s = call.shape;
+  const Index i0 = call.begin(chunk), ni = call.rows(chunk);
+  const Index first = std::max<Index>(0, chunk - (mask.has_lower ? mask.gap - 1 : 0));
+  const Index last = std::min(call.chunks() - 1, chunk + (mask.has_upper ? mask.gap - 1 : 0));
+  for (Index source = first; source <= last; ++source) {
+    const Index j0 = call.begin(source), nj = call.rows(source);
+    T* x = scratch + at.x;
+    copy_padded(call.x, j0, nj, s.c_pad, x);
+    if (!call.plain()) pack_rows(call.b, j0, nj, scratch + at.b_rows);
+    for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
+      Index from, to;
+      visible_sources(mask, i0 + i, kPanel<T>, j0, nj, from, to);
+      if (from >= to) continue;
+      // Offset (i0 + i) - (j0 + j) of lane 0 and source j = 0, in the table.
+      const T* near = mask.near.data() + (i0 + i - j0 + mask.gap * mask.chunk - 1);
+      T* y = scratch + at.y + p * padded_rows(s.c) * kPanel<T>;
+      T* sums = scratch + at.sums + i;
+      with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
+        constexpr int V = vectors;
+        if (call.plain()) {
+          add_strided<V>(to - from, x + from * s.c_pad, s.c_pad, s.c, near - from, -1, y);
+          return;
+        }
+        T* scores = scratch + at.scores;
+        hn::Vec<Wide<T>> sum[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
+        const T* b = scratch + at.b_rows + from * s.m;
+        for (Index j = from; j < to; j += kRows) {
+          with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
+            constexpr int R = height;
+            near_scores<R, V>(s.m, b, scratch + at.a_lanes + i * s.m, to - j, near - j, scores + j * kPanel<T>, sum);
+            b += s.m * R;
+          });
+        }
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+          hn::Store(hn::Add(hn::Load(d, sums + v * kLanes<T>), sum[v]), d, sums + v * kLanes<T>);
+        }
+        add_strided<V>(to - from, x + from * s.c_pad, s.c_pad, s.c, scores + from * kPanel<T>, kPanel<T>, y);
+      });
+    }
+  }
+}
+
+// sums[.] += sum_k u[k] q[k][.], four chains.
+template <int V, class T>
+HWY_INLINE void add_dot(Index depth, const T* HWY_RESTRICT u, const T* HWY_RESTRICT q, T* HWY_RESTRICT sums) {
+  const Wide<T> d;
+  hn::Vec<Wide<T>> acc[2][V];
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) acc[0][v] = acc[1][v] = hn::Zero(d);
+  Index k = 0;
+  for (; k + 2 <= depth; k += 2) {
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      const auto w = hn::Set(d, u[k + h]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) acc[h][v] = hn::MulAdd(w, hn::Load(d, q + (k + h) * kPanel<T> + v * kLanes<T>), acc[h][v]);
+    }
+  }
+  if (k < depth) {
+    const auto w = hn::Set(d, u[k]);
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) acc[0][v] = hn::MulAdd(w, hn::Load(d, q + k * kPanel<T> + v * kLanes<T>), acc[0][v]);
+  }
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) {
+    T* to = sums + v * kLanes<T>;
+    hn::Store(hn::Add(hn::Load(d, to), hn::Add(acc[0][v], acc[1][v])), d, to);
+  }
+}
+
+// y_a += sum_p row_p(a) a_aᵀ U_p for one chunk of rows; `read` = U, [R][step].
+template <class T>
+void add_far(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const ChunkScratch<T>& at, Index chunk, const T* read,
+             T* scratch) {
+  const Wide<T> d;
+  const MomentShape& s = call.shape;
+  const Index ni = call.rows(chunk), size = call.mask->chunk, basis = sweep.side->basis;
+  for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
+    T* y = scratch + at.y + p * padded_rows(s.c) * kPanel<T>;
+    with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
+      constexpr int V = vectors;
+      if (call.plain()) {
+        add_strided<V>(basis, read, s.step, s.c, sweep.side->row.data() + i, size, y);
+        return;
+      }
+      const T* a = scratch + at.a_lanes + i * s.m;
+      T* weighted = scratch + at.a_weighted;
+      for (Index r = 0; r < basis; ++r) {
+        const T* weight = sweep.side->row.data() + r * size + i;
+        hn::Vec<Wide<T>> w[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) w[v] = hn::LoadU(d, weight + v * kLanes<T>);
+        for (Index k = 0; k < s.m; ++k) {
+#pragma GCC unroll 2
+          for (int v = 0; v < V; ++v) {
+            const Index l = k * kPanel<T> + v * kLanes<T>;
+            hn::Store(hn::Mul(w[v], hn::Load(d, a + l)), d, weighted + l);
+          }
+        }
+        add_strided<V>(s.m, read + r * s.step, s.c_pad, s.c, weighted, kPanel<T>, y);
+        if (call.row_sum) add_dot<V>(s.m, read + r * s.step + s.m * s.c_pad, weighted, scratch + at.sums + i);
+      }
+    });
+  }
+}
+
+// One chunk of rows; read: U or null (nothing far yet).
+template <class T>
+void chunk_rows(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chunk, const T* read, T* scratch) {
+  const MomentShape& s = call.shape;
+  const ChunkScratch<T> at({kPanel<T>, kRows}, s, call.mask->chunk, call.plain());
+  const Index i0 = call.begin(chunk), ni = call.rows(chunk), panel_size = padded_rows(s.c) * kPanel<T>;
+  if (sweep.add && read == nullptr && !sweep.near) return;
+  std::fill_n(scratch + at.sums, call.mask->chunk, T(0));
+  std::fill_n(scratch + at.y, (call.mask->chunk + kPanel<T> - 1) / kPanel<T> * panel_size, T(0));
+  if (sweep.add) {
+    for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
+      transpose(call.y.row(i0 + i), call.y.row_stride, std::min(kPanel<T>, ni - i), s.c, scratch + at.y + p * panel_size,
+                kPanel<T>);
+    }
+    for (Index i = 0; call.row_sum && i < ni; ++i) scratch[at.sums + i] = call.row_sum[i0 + i];
+  }
+  if (!call.plain()) pack_lanes(call.a, i0, ni, T(1), scratch + at.a_lanes);
+  if (sweep.near) add_near(call, at, chunk, scratch);
+  if (read != nullptr) add_far(call, sweep, at, chunk, read, scratch);
+  for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
+    transpose(scratch + at.y + p * panel_size, kPanel<T>, s.c, std::min(kPanel<T>, ni - i), call.y.row(i0 + i),
+              call.y.row_stride);
+  }
+  for (Index i = 0; call.row_sum && i < ni; ++i) call.row_sum[i0 + i] = scratch[at.sums + i];
+}
+
+#define ESPALIER_KERNELS(T, name)                                                                                  \
+  void moments_##name(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chunk, T* scratch, T* moments) { \
+    chunk_moments(call, sweep, chunk, scratch, moments);                                                           \
+  }                                                                                                                \
+  void scan_##name(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state) {                          \
+    scan_chunk(scan, from, to, moments, state);                                                                    \
+  }                                                                                                                \
+  void rows_##name(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chunk, const T* read, T* scratch) { \
+    chunk_rows(call, sweep, chunk, read, scratch);                                                                 \
+  }
+ESPALIER_KERNELS(float, float)
+ESPALIER_KERNELS(double, double)
+#undef ESPALIER_KERNELS
+
+}  // namespace HWY_NAMESPACE
+}  // namespace espalier::backend
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace espalier::backend {
+
+namespace {
+
+#define ESPALIER_KERNELS(T, name)                                                                               \
+  HWY_EXPORT(moments_##name);                                                                                   \
+  HWY_EXPORT(scan_##name);                                                                                      \
+  HWY_EXPORT(rows_##name);                                                                                      \
+  void run_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chunk, T* scratch, T* moments) { \
+    ESPALIER_DISPATCH(moments_##name)(call, sweep, chunk, scratch, moments);                                    \
+  }                                                                                                             \
+  void run_scan(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state) {                          \
+    ESPALIER_DISPATCH(scan_##name)(scan, from, to, moments, state);                                             \
+  }                                                                                                             \
+  void run_rows(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chunk, const T* read, T* scratch) { \
+    ESPALIER_DISPATCH(rows_##name)(call, sweep, chunk, read, scratch);                                          \
+  }
+ESPALIER_KERNELS(float, float)
+ESPALIER_KERNELS(double, double)
+#undef ESPALIER_KERNELS
+
+template <class T>
+void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Context<Cpu>& context) {
+  const TileGeometry g = tile_geometry(sizeof(T));
+  const Index n = sweep.chunks, gap = call.mask->gap, step = call.shape.step;
+  const Index basis = sweep.side->basis, states = sweep.side->states;
+  Context<Cpu> inner = context;
+  const Index workers = std::min<Index>({n, thread_count(context), kMaxWorkers});
+  inner.threads = static_cast<int>(workers);
+  const Index wave = wave_length(basis * step, n, workers, sizeof(T)), ring = wave + gap;
+  const Index per_worker = ChunkScratch<T>(g, call.shape, call.mask->chunk, call.plain()).size;
+  Buffer<T, Cpu> memory(align_elements<T>(workers * per_worker) + ring_elements(basis, step, wave, gap) + states * step);
+  T* moments = memory.data() + align_elements<T>(workers * per_worker);
+  T* state = moments + ring_elements(basis, step, wave, gap);
+  std::fill_n(state, states * step, T(0));
+  const auto slot = [&](Index t) { return moments + t % ring * (basis * step); };
+  std::vector<T> in(static_cast<std::size_t>(wave * states * basis)), out(in.size());
+  const Index scan_tasks = (step + kScanBlock - 1) / kScanBlock;
+  for (Index t0 = 0; t0 < n; t0 += wave) {
+    const Index t1 = std::min(n, t0 + wave), scan_from = std::max(t0, gap);
+    if (sweep.far()) {
+      // The last `gap` chunks are nobody's past.
+      parallel_for(inner, std::min(t1, n - gap) - t0, [&](Index k, int worker) {
+        run_moments(call, sweep, sweep.chunk(t0 + k), memory.data() + worker * per_worker, slot(t0 + k));
+      });
+      for (Index t = scan_from; t < t1; ++t) {
+        const Index at = (t - scan_from) * states * basis;
+        sweep.coefficients(t, in.data() + at, out.data() + at);
+      }
+      parallel_for(inner, scan_from < t1 ? scan_tasks : 0, [&](Index k, int) {
+        for (Index t = scan_from; t < t1; ++t) {
+          const Index at = (t - scan_from) * states * basis;
+          run_scan(sweep.scan_step(step, in.data() + at, out.data() + at), k * kScanBlock, std::min(step, (k + 1) * kScanBlock),
+                   slot(t - gap), state);
+        }
+      });
+    }
+    parallel_for(inner, t1 - t0, [&](Index k, int worker) {
+      const Index t = t0 + k;
+      const T* read = sweep.far() && t >= gap ? slot(t - gap) : nullptr;
+      run_rows(call, sweep, sweep.chunk(t), read, memory.data() + worker * per_worker);
+    });
+  }
+}
+
+template <class T>
+void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
+  const TileGeometry g = tile_geometry(sizeof(T));
+  const ChunkedToeplitz<T>& m = *call.mask;
+  if (m.length == 0) return;
+  const MatrixView<const T, Cpu> x = call.x;
+  const MatrixView<T, Cpu> y = call.y;
+  for (Index c = 0; c == 0 || c < x.cols; c += kColumnBlock) {
+    const Index columns = std::min(kColumnBlock, x.cols - c);
+    if (c > 0) call.row_sum = {};
+    call.x = x.columns(c, columns);
+    call.y = y.columns(c, columns);
+    call.shape = MomentShape(g, call.a.cols, columns, static_cast<bool>(call.row_sum));
+    ChunkSweep<T> up(m, m.lower, true, call.chunks(), g), down(m, m.upper, false, call.chunks(), g);
+    up.near = true;
+    run_sweep(call, up, context);
+    down.add = true;
+    if (down.far()) run_sweep(call, down, context);
+  }
+}
+
+}  // namespace
+
+namespace {
+
+// out Dⁿ in, transposed: in and out change places, and with them row and source. The states are put in reverse order, so that
+// couplings again come from later states; a pair in reverse order turns the same way as its transpose.
+template <class T>
+ChunkSide<T> turned(const ChunkSide<T>& side) {
+  ChunkSide<T> r = side;
+  std::swap(r.row, r.source);
+  const Index basis = side.basis, states = side.states;
+  const auto at = [](Index k) { return static_cast<std::size_t>(k); };
+  for (Index q = 0; q < states; ++q) {
+    const Index to = states - 1 - q;
+    r.log_decay[at(to)] = side.log_decay[at(q)];
+    r.angle[at(to)] = q > 0 && side.angle[at(q - 1)] != 0 ? side.angle[at(q - 1)] : 0;
+    for (Index p = 0; p < basis; ++p) {
+      r.in[at(to * basis + p)] = side.out[at(p * states + q)];
+      r.out[at(p * states + to)] = side.in[at(q * basis + p)];
+    }
+  }
+  if (side.couple_start.empty()) return r;
+  r.couple_start.assign(1, 0);
+  r.couple_state.clear();
+  r.couple_weight.clear();
+  for (Index to = 0; to < states; ++to) {
+    for (Index q = 0; q < states; ++q) {
+      for (Index k = side.couple_start[at(q)]; k < side.couple_start[at(q + 1)]; ++k) {
+        if (side.couple_state[at(k)] != states - 1 - to) continue;
+        r.couple_state.push_back(states - 1 - q);
+        r.couple_weight.push_back(side.couple_weight[at(k)]);
+      }
+    }
+    r.couple_start.push_back(static_cast<Index>(r.couple_state.size()));
+  }
+  return r;
+}
+
+}  // namespace
+
+template <class T>
+ChunkedToeplitz<T> transposed(const ChunkedToeplitz<T>& m) {
+  ChunkedToeplitz<T> r = m;
+  std::reverse(r.near.begin(), r.near.end());
+  std::swap(r.has_lower, r.has_upper);
+  r.lower = turned(m.upper);
+  r.upper = turned(m.lower);
+  return r;
+}
+
+template <class T, class B>
+void chunked_multiply(const ChunkedToeplitz<T>& m, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context) {
+  run_product(ChunkCall<T>{&m, {}, {}, x, y, {}, MomentShape({}, 0, 0, false)}, context);
+}
+
+template <class T, class B>
+void chunked_low_rank(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out,
+                      const Context<B>& context) {
+  if (!in.a || in.a.cols == 0) {
+    fill(out.y, T(0), context);
+    if (out.row_sum) fill(MatrixView<T, Cpu>(out.row_sum.data, 1, out.row_sum.size), T(0), context);
+    return;
+  }
+  run_product(ChunkCall<T>{&m, in.a, in.b, in.x, out.y, out.row_sum, MomentShape({}, 0, 0, false)}, context);
+}
+
+template <class T>
+std::size_t chunked_bytes(const ChunkedToeplitz<T>& m, Index rank, Index columns) {
+  const TileGeometry g = tile_geometry(sizeof(T));
+  const MomentShape shape(g, rank, std::min(columns, kColumnBlock), rank > 0);
+  const Index chunks = (m.length + m.chunk - 1) / std::max<Index>(1, m.chunk), workers = std::min(chunks, kMaxWorkers);
+  const Index per_worker = ChunkScratch<T>(g, shape, m.chunk, rank == 0).size;
+  Index side = 0;
+  for (const ChunkSide<T>* s : {&m.lower, &m.upper}) {
+    const Index wave = wave_length(s->basis * shape.step, chunks, workers, sizeof(T));
+    side = std::max(side, ring_elements(s->basis, shape.step, wave, m.gap) + s->states * shape.step +
+                              2 * wave * s->states * s->basis + 2 * m.chunk * g.padded_rows(s->basis));
+  }
+  // Host vectors of coefficients and the allocator's rounding beside it.
+  return static_cast<std::size_t>(align_elements<T>(workers * per_worker) + side) * sizeof(T) + 65536;
+}
+
+#define ESPALIER_INSTANTIATE(T)                                                                                          \
+  template ChunkedToeplitz<T> transposed(const ChunkedToeplitz<T>&);                                                     \
+  template void chunked_multiply(const ChunkedToeplitz<T>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>,                \
+                                 const Context<Cpu>&);                                                                   \
+  template void chunked_low_rank(const ChunkedToeplitz<T>&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, \
+                                 const Context<Cpu>&);                                                                   \
+  template std::size_t chunked_bytes(const ChunkedToeplitz<T>&, Index, Index);
+ESPALIER_INSTANTIATE(float)
+ESPALIER_INSTANTIATE(double)
+#undef ESPALIER_INSTANTIATE
+
+}  // namespace espalier::backend
+#endif  // HWY_ONCE

@@ -1,0 +1,176 @@
+// What the chunk kernels are told once a call: sizes, where scratch memory goes, the coefficients of every step.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/backend.hpp>
+#include <espalier/core/views.hpp>
+
+#include "backend/chunked.hpp"
+#include "backend/cpu/tile_geometry.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace espalier::backend {
+
+// More threads than this are not used inside one product: scratch memory stays bounded whatever the machine.
+inline constexpr Index kMaxWorkers = 16;
+// Columns of x at once: a moment of m = 64 features is 64 KiB then.
+inline constexpr Index kColumnBlock = 256;
+// Elements of a task of the scan: R + r strips of 2 KiB stay in the first cache.
+inline constexpr Index kScanBlock = 512;
+
+// Chunks of a wave: their moments stay in a core's second cache, and every thread has one.
+inline Index wave_length(Index moment_elements, Index chunks, Index workers, std::size_t element) {
+  const Index in_cache = static_cast<Index>((384u << 10) / element) / std::max<Index>(1, moment_elements);
+  return std::min(chunks, std::clamp<Index>(in_cache, 1, 16) * workers);
+}
+
+inline Index ring_elements(Index basis, Index step, Index wave, Index gap) {
+  return basis * step * (wave + gap);
+}
+
+// Widths as the kernels store them. A moment is an m x c matrix, its rows c_pad apart, and behind it (where row sums are
+// wanted) the same for a column of ones: m_pad elements. `step` is the whole, in elements.
+struct MomentShape {
+  Index m, c, m_pad, c_pad, step;
+
+  MomentShape(const TileGeometry& g, Index rank, Index columns, bool row_sums)
+      : m(std::max<Index>(1, rank)),
+        c(columns),
+        m_pad(rank > 0 ? g.padded_lanes(g.padded_rows(rank)) : 0),
+        c_pad(g.padded_lanes(columns)),
+        step(m * c_pad + (row_sums ? m_pad : 0)) {}
+};
+
+// One product over one block of columns.
+template <class T>
+struct ChunkCall {
+  const ChunkedToeplitz<T>* mask;
+  MatrixView<const T, Cpu> a, b, x;  // a and b empty: the plain product
+  MatrixView<T, Cpu> y;
+  VectorView<T, Cpu> row_sum;
+  MomentShape shape;
+
+  bool plain() const { return !a; }
+  Index chunks() const { return (mask->length + mask->chunk - 1) / mask->chunk; }
+  Index begin(Index chunk) const { return chunk * mask->chunk; }
+  Index rows(Index chunk) const { return std::min(mask->chunk, mask->length - begin(chunk)); }
+};
+
+// One step of the scan: coefficients [r], [r, R], [r, R] and couplings (null: none), see chunk_scan-inl.hpp.
+template <class T>
+struct ScanStep {
+  Index basis, states, step;
+  const T* decay;
+  const T* in;
+  const T* out;
+  const Index* couple_start;
+  const Index* couple_state;
+  const T* couple_weight;
+};
+
+// One side of the mask in one sweep: chunks are visited at times t = 0, 1, ...; chunk(t) rises for the lower side and falls for
+// the upper one.
+template <class T>
+struct ChunkSweep {
+  const ChunkSide<T>* side;
+  bool upward;
+  bool near;  // this sweep does the near tiles as well
+  bool add;   // to what y and row_sum hold
+  Index chunks;
+  std::vector<T> decay;          // [r]: expm1(-log_decay)
+  std::vector<T> couple_weight;  // times exp(-log_decay)
+  std::vector<T> source_by_row;  // [C, basis padded]: for the plain product
+  Index source_stride = 0;
+
+  Index chunk(Index t) const { return upward ? t : chunks - 1 - t; }
+  bool far() const { return side->basis > 0; }
+
+  ChunkSweep(const ChunkedToeplitz<T>& m, const ChunkSide<T>& s, bool up, Index count, const TileGeometry& g)
+      : side(&s), upward(up), near(false), add(false), chunks(count) {
+    for (const double rate : s.log_decay) decay.push_back(static_cast<T>(std::expm1(-rate)));
+    for (std::size_t q = 0; q + 1 < s.couple_start.size(); ++q) {
+      for (Index k = s.couple_start[q]; k < s.couple_start[q + 1]; ++k) {
+        couple_weight.push_back(static_cast<T>(s.couple_weight[static_cast<std::size_t>(k)] * std::exp(-s.log_decay[q])));
+      }
+    }
+    source_stride = g.padded_rows(s.basis);
+    source_by_row.assign(static_cast<std::size_t>(m.chunk * source_stride), T(0));
+    for (Index p = 0; p < s.basis; ++p) {
+      for (Index b = 0; b < m.chunk; ++b) {
+        source_by_row[static_cast<std::size_t>(b * source_stride + p)] = s.source[static_cast<std::size_t>(p * m.chunk + b)];
+      }
+    }
+  }
+
+  ScanStep<T> scan_step(Index step, const T* in, const T* out) const {
+    const bool coupled = !side->couple_start.empty();
+    return {side->basis,
+            side->states,
+            step,
+            decay.data(),
+            in,
+            out,
+            coupled ? side->couple_start.data() : nullptr,
+            side->couple_state.data(),
+            couple_weight.data()};
+  }
+
+  // in and out at time t, both [r, R]. States of pairs are kept in a frame that turns with them, S~ = Rot(-t angle) S: then
+  // they only decay, and the rotation, exact in double at any t, goes into these small matrices.
+  void coefficients(Index t, T* in, T* out) const { coefficients(t, in, out, side->out); }
+  // With another matrix in the place of side->out.
+  void coefficients(Index t, T* in, T* out, const std::vector<double>& side_out) const {
+    const Index basis = side->basis, states = side->states;
+    const auto in_at = [&](Index q, Index p) { return side->in[static_cast<std::size_t>(q * basis + p)]; };
+    const auto out_at = [&](Index p, Index q) { return side_out[static_cast<std::size_t>(p * states + q)]; };
+    for (Index q = 0; q < states; ++q) {
+      const double angle = side->angle[static_cast<std::size_t>(q)];
+      if (angle == 0) {
+        for (Index p = 0; p < basis; ++p) {
+          in[q * basis + p] = static_cast<T>(in_at(q, p));
+          out[q * basis + p] = static_cast<T>(out_at(p, q));
+        }
+        continue;
+      }
+      const double turn = angle * static_cast<double>(t), cosine = std::cos(turn), sine = std::sin(turn);
+      for (Index p = 0; p < basis; ++p) {
+        const double x = in_at(q, p), y = in_at(q + 1, p), u = out_at(p, q), v = out_at(p, q + 1);
+        in[q * basis + p] = static_cast<T>(cosine * x + sine * y);
+        in[(q + 1) * basis + p] = static_cast<T>(cosine * y - sine * x);
+        out[q * basis + p] = static_cast<T>(u * cosine + v * sine);
+        out[(q + 1) * basis + p] = static_cast<T>(v * cosine - u * sine);
+      }
+      ++q;
+    }
+  }
+};
+
+// Scratch of one worker, in elements, each part on whole cache lines.
+template <class T>
+struct ChunkScratch {
+  Index size = 0;
+  Index a_lanes, a_weighted, b_rows, b_plain, x, x_weighted, scores, sums, y;
+
+  ChunkScratch(const TileGeometry& g, const MomentShape& s, Index chunk, bool plain) {
+    const Index rank = plain ? 0 : s.m, panels = (chunk + g.panel - 1) / g.panel;
+    a_lanes = take(panels * rank * g.panel);
+    a_weighted = take(rank * g.panel);
+    b_rows = take(g.padded_rows(chunk) * rank);
+    b_plain = take(chunk * s.m_pad + g.rows);
+    x = take(chunk * s.c_pad + g.rows);
+    x_weighted = take(plain ? 0 : chunk * s.c_pad);
+    scores = take(plain ? 0 : chunk * g.panel);
+    sums = take(panels * g.panel);
+    y = take(panels * g.panel * g.padded_rows(s.c));
+  }
+  Index take(Index n) {
+    const Index at = size;
+    size += align_elements<T>(n);
+    return at;
+  }
+};
+
+}  // namespace espalier::backend

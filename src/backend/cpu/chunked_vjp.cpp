@@ -1,0 +1,688 @@
+// Gradients of the masked product in chunk-basis form on the host.
+// SPDX-License-Identifier: Apache-2.0
+//
+// With W_ij = y_bar_i . x_j + r_bar_i, each sweep carries two kinds of states over the chunks, [c + 1][m] each:
+//   of sources   sum source(b) [x_b, 1] b_bᵀ              rows read them:     a_bar_i += sum_p row_p(i) [y_bar_i, r_bar_i] U_p
+//   of rows      sum row(a) [y_bar_a, r_bar_a] a_aᵀ       sources read them:  b_bar_j += sum_p source_p(j) [x_j, 1] U_p,
+//                                                                             x_bar_j += sum_p source_p(j) (U_p without its
+//                                                                             last row) b_j
+// the lower side's sources with the upper side's rows (both come from chunks below), and the other way round. The gradient by a
+// parameter is <moments of the chunk's rows, states of sources read with the derivative's coefficients>.
+// Near tiles: a_bar by tiles of rows, b_bar and x_bar by tiles of sources, so that no task writes to another's chunk.
+#include "backend/chunked.hpp"
+#include "backend/cpu/chunked_call.hpp"
+#include "backend/cpu/parallel.hpp"
+#include "backend/elementwise.hpp"
+
+#include <algorithm>
+
+#include "backend/cpu/targets.hpp"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/chunked_vjp.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "backend/cpu/chunk_kernels-inl.hpp"
+#include "backend/cpu/chunk_scan-inl.hpp"
+#include "backend/cpu/dispatch.hpp"
+#include "backend/cpu/packing-inl.hpp"
+#include "backend/cpu/register_tile-inl.hpp"
+
+#ifndef ESPALIER_CHUNK_BACKWARD
+#define ESPALIER_CHUNK_BACKWARD
+namespace espalier::backend {
+
+template <class T>
+struct ChunkBackward {
+  const ChunkedToeplitz<T>* mask;
+  const ChunkedToeplitz<T>* turned;  // the transposed mask: its rows are the sources
+  MatrixView<const T, Cpu> a, b, x, y_bar;
+  VectorView<const T, Cpu> r_bar;
+  MatrixView<T, Cpu> a_bar, b_bar, x_bar;
+  bool want_a, want_sources, want_b, want_x, want_parameters;
+  bool near, add;  // this sweep does the near tiles; it adds to what the gradients hold
+  Index m, c, m_pad, c_pad, step;
+  Index chunks() const { return (mask->length + mask->chunk - 1) / mask->chunk; }
+  Index begin(Index chunk) const { return chunk * mask->chunk; }
+  Index rows(Index chunk) const { return std::min(mask->chunk, mask->length - begin(chunk)); }
+  Index near_size() const { return 2 * mask->gap * mask->chunk - 1; }
+};
+
+// Scratch of one worker, in elements, each part on whole cache lines.
+template <class T>
+struct ChunkBackwardScratch {
+  Index size = 0;
+  Index b_plain, x_plain, weighted, factor;                                      // moments
+  Index y_lanes, x_lanes, b_lanes, lanes_weighted, turned, a_bar, b_bar, x_bar;  // reads
+  Index packed_x, packed_a, packed_y, w, s, t;                                   // near tiles
+
+  ChunkBackwardScratch(const TileGeometry& g, const ChunkBackward<T>& call) {
+    const Index chunk = call.mask->chunk, panels = (chunk + g.panel - 1) / g.panel, m = call.m, c = call.c;
+    b_plain = take(chunk * call.m_pad + g.rows);
+    x_plain = take(chunk * call.c_pad + g.rows);
+    weighted = take(chunk * call.m_pad);
+    factor = take(chunk);
+    y_lanes = take(panels * (c + 1) * g.panel);
+    x_lanes = take(panels * (c + 1) * g.panel);
+    b_lanes = take(panels * m * g.panel);
+    lanes_weighted = take(std::max(c + 1, m) * g.panel);
+    turned = take(m * call.c_pad + g.rows);
+    a_bar = take(panels * g.padded_rows(m) * g.panel);
+    b_bar = take(panels * g.padded_rows(m) * g.panel);
+    x_bar = take(panels * g.padded_rows(c) * g.panel);
+    packed_x = take(g.padded_rows(chunk) * c);
+    packed_y = take(g.padded_rows(chunk) * c);
+    packed_a = take(g.padded_rows(chunk) * m);
+    w = take(chunk * g.panel);
+    s = take(chunk * g.panel);
+    t = take(chunk * g.panel);
+  }
+  Index take(Index n) {
+    const Index at = size;
+    size += align_elements<T>(n);
+    return at;
+  }
+};
+
+// The two sides of one sweep: sources come to rows, rows come to sources.
+template <class T>
+struct ChunkBackwardSweep {
+  ChunkSweep<T> sources, rows;
+};
+
+}  // namespace espalier::backend
+#endif  // ChunkBackward
+
+HWY_BEFORE_NAMESPACE();
+namespace espalier::backend {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Moments of one chunk, [basis][c + 1][m_pad]: sum_t weight_p(t) [value_t, last_t] factor_tᵀ. last empty: ones.
+template <class T>
+void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const T* weights, MatrixView<const T, Cpu> value,
+                  VectorView<const T, Cpu> last, bool last_is_one, MatrixView<const T, Cpu> factor, T* scratch, T* moments) {
+  const ChunkBackwardScratch<T> at({kPanel<T>, kRows}, call);
+  const Index t0 = call.begin(chunk), n = call.rows(chunk);
+  T* f = scratch + at.b_plain;
+  T* v = scratch + at.x_plain;
+  T* weighted = scratch + at.weighted;
+  T* w = scratch + at.factor;
+  copy_padded(factor, t0, n, call.m_pad, f);
+  if (value) copy_padded(value, t0, n, call.c_pad, v);
+  for (Index p = 0; p < basis; ++p) {
+    const T* weight = weights + p * call.mask->chunk;
+    T* to = moments + p * call.step;
+    if (value) {
+      scale_rows(n, call.m_pad, weight, f, weighted);
+      outer_products(n, v, call.c_pad, call.c, weighted, call.m_pad, to);
+    } else {
+      std::fill_n(to, call.c * call.m_pad, T(0));
+    }
+    for (Index t = 0; t < n; ++t) w[t] = last_is_one ? weight[t] : last ? weight[t] * last[t0 + t] : T(0);
+    weighted_sum(n, call.m_pad, w, f, to + call.c * call.m_pad);
+  }
+}
+
+template <class T>
+void source_moments(const ChunkBackward<T>& call, const ChunkSide<T>& side, Index basis, Index chunk, T* scratch, T* moments) {
+  pair_moments(call, chunk, basis, side.source.data(), call.x, {}, true, call.b, scratch, moments);
+}
+// weights: [basis, C] of the rows.
+template <class T>
+void row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, T* scratch, T* moments) {
+  pair_moments(call, chunk, basis, weights, call.y_bar, call.r_bar, false, call.a, scratch, moments);
+}
+
+// out[k] += sum over elements [from, to) of sum_q S_q sum_p derivative_k[q, p] moments_p.
+template <int R, class T>
+HWY_INLINE void derivative_dot_of(Index states, Index count, const T* HWY_RESTRICT coefficients, Index step, Index from,
+                                  Index to, const T* HWY_RESTRICT moments, const T* HWY_RESTRICT state, double* out) {
+  constexpr int V = 2 * R + 4 <= (kRows == 12 ? 32 : 16) ? 2 : 1;
+  const Wide<T> d;
+  const auto part = [&](const T* z, Index u, auto vectors) HWY_ATTR {
+    constexpr int W = vectors;
+    hn::Vec<Wide<T>> p[R][W], sum[W];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < W; ++v) p[i][v] = hn::LoadU(d, moments + i * step + u + v * kLanes<T>);
+    }
+#pragma GCC unroll 2
+    for (int v = 0; v < W; ++v) sum[v] = hn::Zero(d);
+    for (Index q = 0; q < states; ++q, z += R) {
+      hn::Vec<Wide<T>> t[W];
+#pragma GCC unroll 2
+      for (int v = 0; v < W; ++v) t[v] = hn::Zero(d);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) {
+        const auto w = hn::Set(d, z[i]);
+#pragma GCC unroll 2
+        for (int v = 0; v < W; ++v) t[v] = hn::MulAdd(w, p[i][v], t[v]);
+      }
+#pragma GCC unroll 2
+      for (int v = 0; v < W; ++v) sum[v] = hn::MulAdd(t[v], hn::LoadU(d, state + q * step + u + v * kLanes<T>), sum[v]);
+    }
+    for (int v = 1; v < W; ++v) sum[0] = hn::Add(sum[0], sum[v]);
+    return sum[0];
+  };
+  for (Index k = 0; k < count; ++k) {
+    const T* z = coefficients + k * states * R;
+    auto total = hn::Zero(d);
+    Index u = from;
+    for (; u + V * kLanes<T> <= to; u += V * kLanes<T>) total = hn::Add(total, part(z, u, Constant<V>()));
+    for (; u < to; u += kLanes<T>) total = hn::Add(total, part(z, u, Constant<1>()));
+    out[k] += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, total)));
+  }
+}
+
+template <class T>
+void derivative_dot(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to,
+                    const T* moments, const T* state, double* out) {
+  switch (basis) {
+#define ESPALIER_DOT(R) \
+  case R:               \
+    return derivative_dot_of<R>(states, count, coefficients, step, from, to, moments, state, out);
+    ESPALIER_DOT(1)
+    ESPALIER_DOT(2)
+    ESPALIER_DOT(3)
+    ESPALIER_DOT(4)
+    ESPALIER_DOT(5)
+    ESPALIER_DOT(6)
+    ESPALIER_DOT(7)
+    ESPALIER_DOT(8)
+#undef ESPALIER_DOT
+    default:
+      break;
+  }
+  const Wide<T> d;
+  for (Index k = 0; k < count; ++k) {
+    auto sum = hn::Zero(d);
+    for (Index u = from; u < to; u += kLanes<T>) {
+      for (Index q = 0; q < states; ++q) {
+        const T* z = coefficients + (k * states + q) * basis;
+        auto t = hn::Zero(d);
+        for (Index p = 0; p < basis; ++p) t = hn::MulAdd(hn::Set(d, z[p]), hn::LoadU(d, moments + p * step + u), t);
+        sum = hn::MulAdd(t, hn::LoadU(d, state + q * step + u), sum);
+      }
+    }
+    out[k] += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));
+  }
+}
+
+// to[k][.] = w[.] from[k][.] for `depth` rows of one panel.
+template <int V, class T>
+HWY_INLINE void weigh_lanes(Index depth, const T* HWY_RESTRICT weight, const T* HWY_RESTRICT from, T* HWY_RESTRICT to) {
+  const Wide<T> d;
+  hn::Vec<Wide<T>> w[V];
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) w[v] = hn::LoadU(d, weight + v * kLanes<T>);
+  for (Index k = 0; k < depth; ++k) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      const Index l = k * kPanel<T> + v * kLanes<T>;
+      hn::Store(hn::Mul(w[v], hn::Load(d, from + l)), d, to + l);
+    }
+  }
+}
+
+// Tile of near weights for one panel: out[j][.] = mask[.] (sum_k u[j][k] lanes[k][.] + last), last a vector over lanes or one
+// number a row j. mask null: no factor. u: panels of `packed` rows, of which the first nj are wanted.
+template <int V, class T>
+HWY_INLINE void near_weights(Index depth, const T* HWY_RESTRICT u, const T* HWY_RESTRICT lanes, const T* last_lanes,
+                             const T* last_rows, Index nj, Index packed, const T* mask, T* HWY_RESTRICT out) {
+  const Wide<T> d;
+  for (Index j = 0; j < nj; j += kRows) {
+    with_tile_rows(packed - j, [&](auto height) HWY_ATTR {
+      constexpr int R = height;
+      Accumulator<T, R, V> acc;
+      clear(acc);
+      multiply_accumulate<T, R, V>(depth, u, 1, R, lanes, kPanel<T>, acc);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        if (j + r < nj) {
+#pragma GCC unroll 2
+          for (int v = 0; v < V; ++v) {
+            auto w = acc.c[r][v];
+            if (last_lanes != nullptr) w = hn::Add(w, hn::Load(d, last_lanes + v * kLanes<T>));
+            if (last_rows != nullptr) w = hn::Add(w, hn::Set(d, last_rows[j + r]));
+            if (mask != nullptr) w = hn::Mul(w, hn::LoadU(d, mask - (j + r) + v * kLanes<T>));
+            hn::Store(w, d, out + (j + r) * kPanel<T> + v * kLanes<T>);
+          }
+        }
+      }
+      u += depth * R;
+    });
+  }
+}
+
+// Packed lanes of one chunk: value rows, then one more row `last` (or ones): [panel][cols + 1][kPanel].
+template <class T>
+void pack_lanes_with_last(MatrixView<const T, Cpu> value, Index cols, VectorView<const T, Cpu> last, bool last_is_one,
+                          Index first, Index n, T* HWY_RESTRICT y) {
+  for (Index i = 0; i < n; i += kPanel<T>, y += (cols + 1) * kPanel<T>) {
+    const Index rows = std::min(kPanel<T>, n - i);
+    std::fill_n(y, (cols + 1) * kPanel<T>, T(0));
+    if (value) transpose(value.row(first + i), value.row_stride, rows, cols, y, kPanel<T>);
+    T* end = y + cols * kPanel<T>;
+    for (Index l = 0; l < rows; ++l) end[l] = last_is_one ? T(1) : last ? last[first + i + l] : T(0);
+  }
+}
+
+// a_bar of one chunk from near sources.
+template <class T>
+void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, Index chunk, T* scratch) {
+  const ChunkedToeplitz<T>& mask = *call.mask;
+  const Index i0 = call.begin(chunk), ni = call.rows(chunk);
+  const Index first = std::max<Index>(0, chunk - (mask.has_lower ? mask.gap - 1 : 0));
+  const Index last = std::min(call.chunks() - 1, chunk + (mask.has_upper ? mask.gap - 1 : 0));
+  for (Index source = first; source <= last; ++source) {
+    const Index j0 = call.begin(source), nj = call.rows(source);
+    copy_padded(call.b, j0, nj, call.m_pad, scratch + at.b_plain);
+    if (call.y_bar) pack_rows(call.x, j0, nj, scratch + at.packed_x);
+    for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
+      Index from, to;
+      visible_sources(mask, i0 + i, kPanel<T>, j0, nj, from, to);
+      if (from >= to) continue;
+      const T* near = mask.near.data() + (i0 + i - j0 + mask.gap * mask.chunk - 1);
+      const T* lanes = scratch + at.y_lanes + p * (call.c + 1) * kPanel<T>;
+      with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
+        constexpr int V = vectors;
+        near_weights<V>(call.y_bar ? call.c : 0, scratch + at.packed_x + from * call.c, lanes, lanes + call.c * kPanel<T>,
+                        static_cast<const T*>(nullptr), to - from, nj - from, near - from, scratch + at.w);
+        add_strided<V>(to - from, scratch + at.b_plain + from * call.m_pad, call.m_pad, call.m, scratch + at.w, kPanel<T>,
+                       scratch + at.a_bar + p * padded_rows(call.m) * kPanel<T>);
+      });
+    }
+  }
+}
+
+// P = M S, G = M W, and the gradient of near entries S W by offset, for one panel of sources and n rows.
+template <int V, class T>
+HWY_INLINE void combine_near(Index n, const T* mask, T* HWY_RESTRICT w, T* HWY_RESTRICT s, T* near_bar, Index lanes) {
+  const Wide<T> d;
+  for (Index i = 0; i < n; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      const Index at = i * kPanel<T> + v * kLanes<T>;
+      const auto m = hn::LoadU(d, mask - i + v * kLanes<T>), wi = hn::Load(d, w + at), si = hn::Load(d, s + at);
+      if (near_bar != nullptr) {
+        T* to = near_bar - i + v * kLanes<T>;
+        if ((v + 1) * kLanes<T> <= lanes) {
+          hn::StoreU(hn::MulAdd(si, wi, hn::LoadU(d, to)), d, to);
+        } else {
+          for (Index l = v * kLanes<T>; l < lanes; ++l) near_bar[l - i] += s[i * kPanel<T> + l] * w[i * kPanel<T> + l];
+        }
+      }
+      hn::Store(hn::Mul(m, wi), d, w + at);
+      hn::Store(hn::Mul(m, si), d, s + at);
+    }
+  }
+}
+
+// b_bar and x_bar of one chunk from near rows; near_bar: by offset j - i of the transposed mask, or null.
+template <class T>
+void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, Index chunk, T* near_bar, T* scratch) {
+  const ChunkedToeplitz<T>& mask = *call.turned;
+  const Index j0 = call.begin(chunk), nj = call.rows(chunk);
+  const Index first = std::max<Index>(0, chunk - (mask.has_lower ? mask.gap - 1 : 0));
+  const Index last = std::min(call.chunks() - 1, chunk + (mask.has_upper ? mask.gap - 1 : 0));
+  for (Index other = first; other <= last; ++other) {
+    const Index i0 = call.begin(other), ni = call.rows(other);
+    copy_padded(call.a, i0, ni, call.m_pad, scratch + at.b_plain);
+    pack_rows(call.a, i0, ni, scratch + at.packed_a);
+    if (call.y_bar) {
+      copy_padded(call.y_bar, i0, ni, call.c_pad, scratch + at.x_plain);
+      pack_rows(call.y_bar, i0, ni, scratch + at.packed_y);
+    }
+    for (Index p = 0, j = 0; j < nj; ++p, j += kPanel<T>) {
+      Index from, to;
+      visible_sources(mask, j0 + j, kPanel<T>, i0, ni, from, to);
+      if (from >= to) continue;
+      const Index offset = j0 + j - i0 + mask.gap * mask.chunk - 1 - from;
+      const T* near = mask.near.data() + offset;
+      with_panel_vectors<T>(nj - j, [&](auto vectors) HWY_ATTR {
+        constexpr int V = vectors;
+        T* w = scratch + at.w;
+        T* s = scratch + at.s;
+        near_weights<V>(call.y_bar ? call.c : 0, scratch + at.packed_y + from * call.c,
+                        scratch + at.x_lanes + p * (call.c + 1) * kPanel<T>, static_cast<const T*>(nullptr),
+                        call.r_bar ? call.r_bar.data + i0 + from : nullptr, to - from, ni - from,
+                        static_cast<const T*>(nullptr), w);
+        near_weights<V>(call.m, scratch + at.packed_a + from * call.m, scratch + at.b_lanes + p * call.m * kPanel<T>,
+                        static_cast<const T*>(nullptr), static_cast<const T*>(nullptr), to - from, ni - from,
+                        static_cast<const T*>(nullptr), s);
+        combine_near<V>(to - from, near, w, s, near_bar == nullptr ? nullptr : near_bar + offset, std::min(kPanel<T>, nj - j));
+        if (call.want_b) {
+          add_strided<V>(to - from, scratch + at.b_plain + from * call.m_pad, call.m_pad, call.m, w, kPanel<T>,
+                         scratch + at.b_bar + p * padded_rows(call.m) * kPanel<T>);
+        }
+        if (call.want_x) {
+          add_strided<V>(to - from, scratch + at.x_plain + from * call.c_pad, call.c_pad, call.c, s, kPanel<T>,
+                         scratch + at.x_bar + p * padded_rows(call.c) * kPanel<T>);
+        }
+      });
+    }
+  }
+}
+
+// A gradient of one chunk between its panels and the caller's rows.
+template <class T>
+void load_panels(MatrixView<T, Cpu> from, Index first, Index n, T* y) {
+  for (Index i = 0; i < n; i += kPanel<T>, y += padded_rows(from.cols) * kPanel<T>) {
+    transpose<T>(from.row(first + i), from.row_stride, std::min(kPanel<T>, n - i), from.cols, y, kPanel<T>);
+  }
+}
+template <class T>
+void store_panels(const T* y, Index first, Index n, MatrixView<T, Cpu> to) {
+  for (Index i = 0; i < n; i += kPanel<T>, y += padded_rows(to.cols) * kPanel<T>) {
+    transpose<T>(y, kPanel<T>, to.cols, std::min(kPanel<T>, n - i), to.row(first + i), to.row_stride);
+  }
+}
+
+// Everything that one chunk reads: source states (for its rows) and row states (for its sources); null: nothing far.
+template <class T>
+void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,
+                 const T* row_reads, T* near_bar, T* scratch) {
+  const ChunkBackwardScratch<T> at({kPanel<T>, kRows}, call);
+  const Index t0 = call.begin(chunk), n = call.rows(chunk), m = call.m, c = call.c, size = call.mask->chunk;
+  const Index m_panel = padded_rows(m) * kPanel<T>, c_panel = padded_rows(c) * kPanel<T>;
+  if (call.add && source_reads == nullptr && row_reads == nullptr) return;
+  const Index panels = (size + kPanel<T> - 1) / kPanel<T>;
+  std::fill_n(scratch + at.a_bar, panels * m_panel, T(0));
+  std::fill_n(scratch + at.b_bar, panels * m_panel, T(0));
+  std::fill_n(scratch + at.x_bar, panels * c_panel, T(0));
+  if (call.add) {
+    if (call.want_a) load_panels(call.a_bar, t0, n, scratch + at.a_bar);
+    if (call.want_b) load_panels(call.b_bar, t0, n, scratch + at.b_bar);
+    if (call.want_x) load_panels(call.x_bar, t0, n, scratch + at.x_bar);
+  }
+  if (call.want_a) pack_lanes_with_last(call.y_bar, c, call.r_bar, false, t0, n, scratch + at.y_lanes);
+  if (call.want_sources) {
+    pack_lanes_with_last(call.x, c, {}, true, t0, n, scratch + at.x_lanes);
+    pack_lanes(call.b, t0, n, T(1), scratch + at.b_lanes);
+  }
+  if (call.near) {
+    if (call.want_a) near_rows(call, at, chunk, scratch);
+    if (call.want_sources) near_sources(call, at, chunk, near_bar, scratch);
+  }
+  const auto read = [&](const T* weights, const T* states, Index depth, const T* lanes, Index step, Index columns, T* y,
+                        Index first) HWY_ATTR {
+    with_panel_vectors<T>(n - first, [&](auto vectors) HWY_ATTR {
+      constexpr int V = vectors;
+      weigh_lanes<V>(depth, weights + first, lanes, scratch + at.lanes_weighted);
+      add_strided<V>(depth, states, step, columns, scratch + at.lanes_weighted, kPanel<T>, y);
+    });
+  };
+  for (Index p = 0; call.want_a && source_reads != nullptr && p < sweep.sources.side->reads; ++p) {
+    for (Index k = 0, i = 0; i < n; ++k, i += kPanel<T>) {
+      read(sweep.sources.side->row.data() + p * size, source_reads + p * call.step, c + 1,
+           scratch + at.y_lanes + k * (c + 1) * kPanel<T>, call.m_pad, m, scratch + at.a_bar + k * m_panel, i);
+    }
+  }
+  for (Index p = 0; call.want_sources && row_reads != nullptr && p < sweep.rows.side->reads; ++p) {
+    const T* weights = sweep.rows.side->row.data() + p * size;
+    const T* states = row_reads + p * call.step;
+    if (call.want_x) transpose(states, call.m_pad, c, m, scratch + at.turned, call.c_pad);
+    for (Index k = 0, i = 0; i < n; ++k, i += kPanel<T>) {
+      if (call.want_b) {
+        read(weights, states, c + 1, scratch + at.x_lanes + k * (c + 1) * kPanel<T>, call.m_pad, m,
+             scratch + at.b_bar + k * m_panel, i);
+      }
+      if (call.want_x) {
+        read(weights, scratch + at.turned, m, scratch + at.b_lanes + k * m * kPanel<T>, call.c_pad, c,
+             scratch + at.x_bar + k * c_panel, i);
+      }
+    }
+  }
+  if (call.want_a) store_panels(scratch + at.a_bar, t0, n, call.a_bar);
+  if (call.want_b) store_panels(scratch + at.b_bar, t0, n, call.b_bar);
+  if (call.want_x) store_panels(scratch + at.x_bar, t0, n, call.x_bar);
+}
+
+#define ESPALIER_KERNELS(T, name)                                                                                             \
+  void source_moments_##name(const ChunkBackward<T>& call, const ChunkSide<T>& side, Index basis, Index chunk, T* scratch,    \
+                             T* moments) {                                                                                    \
+    source_moments(call, side, basis, chunk, scratch, moments);                                                               \
+  }                                                                                                                           \
+  void row_moments_##name(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, T* scratch, T* moments) { \
+    row_moments(call, weights, basis, chunk, scratch, moments);                                                               \
+  }                                                                                                                           \
+  void backward_scan_##name(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state) {                            \
+    scan_chunk(scan, from, to, moments, state);                                                                               \
+  }                                                                                                                           \
+  void derivative_dot_##name(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to, \
+                             const T* moments, const T* state, double* out) {                                                 \
+    derivative_dot(basis, states, count, coefficients, step, from, to, moments, state, out);                                  \
+  }                                                                                                                           \
+  void chunk_reads_##name(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk,                      \
+                          const T* source_reads, const T* row_reads, T* near_bar, T* scratch) {                               \
+    chunk_reads(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                                              \
+  }
+ESPALIER_KERNELS(float, float)
+ESPALIER_KERNELS(double, double)
+#undef ESPALIER_KERNELS
+
+}  // namespace HWY_NAMESPACE
+}  // namespace espalier::backend
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace espalier::backend {
+
+namespace {
+
+#define ESPALIER_KERNELS(T, name)                                                                                          \
+  HWY_EXPORT(source_moments_##name);                                                                                       \
+  HWY_EXPORT(row_moments_##name);                                                                                          \
+  HWY_EXPORT(backward_scan_##name);                                                                                        \
+  HWY_EXPORT(derivative_dot_##name);                                                                                       \
+  HWY_EXPORT(chunk_reads_##name);                                                                                          \
+  void run_source_moments(const ChunkBackward<T>& call, const ChunkSide<T>& side, Index basis, Index chunk, T* scratch,    \
+                          T* moments) {                                                                                    \
+    ESPALIER_DISPATCH(source_moments_##name)(call, side, basis, chunk, scratch, moments);                                  \
+  }                                                                                                                        \
+  void run_row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, T* scratch, T* moments) { \
+    ESPALIER_DISPATCH(row_moments_##name)(call, weights, basis, chunk, scratch, moments);                                  \
+  }                                                                                                                        \
+  void run_scan(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state) {                                     \
+    ESPALIER_DISPATCH(backward_scan_##name)(scan, from, to, moments, state);                                               \
+  }                                                                                                                        \
+  void run_derivative_dot(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to, \
+                          const T* moments, const T* state, double* out) {                                                 \
+    ESPALIER_DISPATCH(derivative_dot_##name)(basis, states, count, coefficients, step, from, to, moments, state, out);     \
+  }                                                                                                                        \
+  void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,     \
+                 const T* row_reads, T* near_bar, T* scratch) {                                                            \
+    ESPALIER_DISPATCH(chunk_reads_##name)(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                 \
+  }
+ESPALIER_KERNELS(float, float)
+ESPALIER_KERNELS(double, double)
+#undef ESPALIER_KERNELS
+
+// How one sweep's memory is laid out: rings of moments, states, what each chunk of a wave adds to near entries.
+template <class T>
+struct BackwardPlan {
+  Index workers, wave, ring, scan_tasks;
+  Index source_basis, row_basis, derivative_basis, derivatives;
+  Index source_states, row_states;
+  Index scratch, source_ring, row_ring, derivative_ring, source_state, row_state, near;  // offsets
+  Index size;
+
+  BackwardPlan(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, int threads) {
+    const TileGeometry g = tile_geometry(sizeof(T));
+    const ChunkSide<T>& sources = *sweep.sources.side;
+    const ChunkSide<T>& rows = *sweep.rows.side;
+    derivatives = call.want_parameters ? static_cast<Index>(sources.derivative_out.size()) : 0;
+    derivative_basis = derivatives > 0 ? sources.basis : 0;
+    source_basis = derivatives > 0 ? sources.basis : call.want_a ? sources.basis : 0;
+    row_basis = call.want_sources ? rows.basis : 0;
+    source_states = source_basis > 0 ? sources.states : 0;
+    row_states = row_basis > 0 ? rows.states : 0;
+    const Index n = call.chunks(), per_chunk = (source_basis + row_basis + derivative_basis) * call.step;
+    workers = std::min<Index>({n, threads, kMaxWorkers});
+    wave = wave_length(per_chunk, n, workers, sizeof(T));
+    ring = wave + call.mask->gap;
+    scan_tasks = (call.step + kScanBlock - 1) / kScanBlock;
+    const Index per_worker = ChunkBackwardScratch<T>(g, call).size;
+    Index at = 0;
+    const auto take = [&](Index elements) {
+      const Index offset = at;
+      at += align_elements<T>(elements);
+      return offset;
+    };
+    scratch = take(workers * per_worker);
+    source_ring = take(ring * source_basis * call.step);
+    row_ring = take(ring * row_basis * call.step);
+    derivative_ring = take(wave * derivative_basis * call.step);
+    source_state = take(source_states * call.step);
+    row_state = take(row_states * call.step);
+    near = take(call.near && call.want_parameters ? wave * call.near_size() : 0);
+    size = at;
+  }
+};
+
+template <class T>
+void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, ChunkedParameterGradient* parameters,
+               const Context<Cpu>& context) {
+  Context<Cpu> inner = context;
+  const BackwardPlan<T> plan(call, sweep, thread_count(context));
+  inner.threads = static_cast<int>(plan.workers);
+  const Index n = call.chunks(), gap = call.mask->gap, step = call.step;
+  const Index per_worker = ChunkBackwardScratch<T>(tile_geometry(sizeof(T)), call).size;
+  const ChunkSide<T>& sources = *sweep.sources.side;
+  const ChunkSide<T>& rows = *sweep.rows.side;
+  Buffer<T, Cpu> memory(plan.size);
+  T* base = memory.data();
+  std::fill_n(base + plan.source_state, plan.source_states * step, T(0));
+  std::fill_n(base + plan.row_state, plan.row_states * step, T(0));
+  const auto source_slot = [&](Index t) { return base + plan.source_ring + t % plan.ring * (plan.source_basis * step); };
+  const auto row_slot = [&](Index t) { return base + plan.row_ring + t % plan.ring * (plan.row_basis * step); };
+  const auto scratch = [&](int worker) { return base + plan.scratch + worker * per_worker; };
+  const Index source_size = plan.source_states * plan.source_basis, row_size = plan.row_states * plan.row_basis;
+  const auto wave_size = [&](Index each) { return static_cast<std::size_t>(plan.wave * each); };
+  std::vector<T> source_in(wave_size(source_size)), source_out(source_in.size()), row_in(wave_size(row_size)),
+      row_out(row_in.size()), unused(static_cast<std::size_t>(source_size)),
+      derivative(wave_size(source_size * plan.derivatives));
+  std::vector<double> far(static_cast<std::size_t>(plan.scan_tasks * plan.derivatives), 0.0);
+  for (Index t0 = 0; t0 < n; t0 += plan.wave) {
+    const Index t1 = std::min(n, t0 + plan.wave), scan_from = std::max(t0, gap);
+    parallel_for(inner, t1 - t0, [&](Index k, int worker) {
+      const Index t = t0 + k, chunk = sweep.sources.chunk(t);
+      if (t + gap < n) {
+        if (plan.source_basis > 0) run_source_moments(call, sources, plan.source_basis, chunk, scratch(worker), source_slot(t));
+        if (plan.row_basis > 0) run_row_moments(call, rows.source.data(), plan.row_basis, chunk, scratch(worker), row_slot(t));
+      }
+      if (plan.derivative_basis > 0 && t >= gap) {
+        run_row_moments(call, sources.row.data(), plan.derivative_basis, chunk, scratch(worker),
+                        base + plan.derivative_ring + k * plan.derivative_basis * step);
+      }
+    });
+    for (Index t = scan_from; t < t1; ++t) {
+      const Index k = t - scan_from;
+      if (source_size > 0)
+        sweep.sources.coefficients(t, source_in.data() + k * source_size, source_out.data() + k * source_size);
+      if (row_size > 0) sweep.rows.coefficients(t, row_in.data() + k * row_size, row_out.data() + k * row_size);
+      for (Index d = 0; d < plan.derivatives; ++d) {
+        sweep.sources.coefficients(t, unused.data(), derivative.data() + (k * plan.derivatives + d) * source_size,
+                                   sources.derivative_out[static_cast<std::size_t>(d)]);
+      }
+    }
+    const bool far_exists = source_size + row_size > 0;
+    parallel_for(inner, far_exists && scan_from < t1 ? plan.scan_tasks : 0, [&](Index block, int) {
+      const Index from = block * kScanBlock, to = std::min(step, from + kScanBlock);
+      for (Index t = scan_from; t < t1; ++t) {
+        const Index k = t - scan_from;
+        if (row_size > 0) {
+          run_scan(sweep.rows.scan_step(step, row_in.data() + k * row_size, row_out.data() + k * row_size), from, to,
+                   row_slot(t - gap), base + plan.row_state);
+        }
+        if (source_size == 0) continue;
+        run_scan(sweep.sources.scan_step(step, source_in.data() + k * source_size, source_out.data() + k * source_size), from,
+                 to, source_slot(t - gap), base + plan.source_state);
+        if (plan.derivatives == 0) continue;
+        run_derivative_dot(plan.derivative_basis, plan.source_states, plan.derivatives,
+                           derivative.data() + k * plan.derivatives * source_size, step, from, to,
+                           base + plan.derivative_ring + (t - t0) * plan.derivative_basis * step, base + plan.source_state,
+                           far.data() + block * plan.derivatives);
+      }
+    });
+    const bool near_wanted = call.near && call.want_parameters;
+    if (near_wanted) std::fill_n(base + plan.near, plan.wave * call.near_size(), T(0));
+    parallel_for(
+        inner, t1 - t0,
+        [&](Index k, int worker) {
+          const Index t = t0 + k;
+          const bool past = t >= gap;
+          run_reads(call, sweep, sweep.sources.chunk(t), past && plan.source_basis > 0 ? source_slot(t - gap) : nullptr,
+                    past && plan.row_basis > 0 ? row_slot(t - gap) : nullptr,
+                    near_wanted ? base + plan.near + k * call.near_size() : nullptr, scratch(worker));
+        },
+        "chunks, backward");
+    if (!near_wanted) continue;
+    for (Index k = 0; k < t1 - t0; ++k) {
+      // Gathered by offsets of the transposed mask.
+      const T* part = base + plan.near + k * call.near_size();
+      for (Index o = 0; o < call.near_size(); ++o) {
+        parameters->near[static_cast<std::size_t>(call.near_size() - 1 - o)] += static_cast<double>(part[o]);
+      }
+    }
+  }
+  for (Index block = 0; block < plan.scan_tasks; ++block) {
+    for (Index d = 0; d < plan.derivatives; ++d) {
+      parameters->far[static_cast<std::size_t>(d)] += far[static_cast<std::size_t>(block * plan.derivatives + d)];
+    }
+  }
+}
+
+}  // namespace
+
+template <class T, class B>
+void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToeplitz<T>* learning, const LowRankInputs<T, B>& in,
+                          const LowRankCotangents<T, B>& cotangents, const LowRankGradients<T, B>& gradients,
+                          ChunkedParameterGradient* parameters, const Context<B>& context) {
+  const ChunkedToeplitz<T>& m = learning != nullptr ? *learning : product;
+  const bool any = in.a.cols > 0 && (cotangents.y || cotangents.row_sum);
+  for (const auto& out : {gradients.a, gradients.b, gradients.x}) {
+    if (out && !any) fill(out, T(0), context);
+  }
+  if (!any) return;
+  if (gradients.x && !cotangents.y) fill(gradients.x, T(0), context);
+  const TileGeometry g = tile_geometry(sizeof(T));
+  const ChunkedToeplitz<T> turned = transposed(product);
+  ChunkBackward<T> call{};
+  call.mask = &m;
+  call.turned = &turned;
+  call.a = in.a, call.b = in.b, call.x = in.x;
+  call.y_bar = in.x.cols > 0 ? cotangents.y : MatrixView<const T, Cpu>{};
+  call.r_bar = cotangents.row_sum;
+  call.a_bar = gradients.a, call.b_bar = gradients.b, call.x_bar = gradients.x;
+  call.want_a = static_cast<bool>(gradients.a);
+  call.want_b = static_cast<bool>(gradients.b);
+  call.want_x = gradients.x && cotangents.y && in.x.cols > 0;
+  call.want_parameters = learning != nullptr && parameters != nullptr;
+  call.want_sources = call.want_b || call.want_x || call.want_parameters;
+  if (!call.want_a && !call.want_sources) return;
+  call.m = in.a.cols;
+  call.c = in.x.cols;
+  call.m_pad = g.padded_lanes(g.padded_rows(call.m));
+  call.c_pad = g.padded_lanes(g.padded_rows(call.c));
+  call.step = (call.c + 1) * call.m_pad;
+  call.near = true;
+  const Index n = call.chunks();
+  run_sweep(call, ChunkBackwardSweep<T>{{m, m.lower, true, n, g}, {turned, turned.lower, true, n, g}}, parameters, context);
+  call.near = false;
+  call.add = true;
+  run_sweep(call, ChunkBackwardSweep<T>{{m, m.upper, false, n, g}, {turned, turned.upper, false, n, g}}, parameters, context);
+}
+
+#define ESPALIER_INSTANTIATE(T)                                                                                          \
+  template void chunked_low_rank_vjp(const ChunkedToeplitz<T>&, const ChunkedToeplitz<T>*, const LowRankInputs<T, Cpu>&, \
+                                     const LowRankCotangents<T, Cpu>&, const LowRankGradients<T, Cpu>&,                  \
+                                     ChunkedParameterGradient*, const Context<Cpu>&);
+ESPALIER_INSTANTIATE(float)
+ESPALIER_INSTANTIATE(double)
+#undef ESPALIER_INSTANTIATE
+
+}  // namespace espalier::backend
+#endif  // HWY_ONCE

@@ -1,0 +1,54 @@
+// Chunk-basis form of a Toeplitz mask, from sums of exponentials that stand for its far entries; checked entry by entry.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/options.hpp>
+#include <espalier/core/report.hpp>
+#include <espalier/functions/exponential_term.hpp>
+
+#include <vector>
+
+#include "backend/chunked.hpp"
+
+namespace espalier {
+
+// M_ij = lower[i - j] for i >= j, upper[j - i] for i < j, L = lower.size() = upper.size(); upper empty: 0. The sums stand for
+// the values at distances from (gap - 1) chunk + 1 on; upper_sum is not looked at where `symmetric` says that both sides are
+// one.
+struct ToeplitzValues {
+  std::vector<double> lower, upper;
+  ExponentialSum lower_sum, upper_sum;
+  bool symmetric = false;
+  bool has_lower = true, has_upper = true;  // false: that side is 0
+};
+
+template <class T>
+struct ChunkBasis {
+  backend::ChunkedToeplitz<T> product;
+  Certificate certificate;    // of the form as stored, near rounding included
+  bool met = false;           // within the tolerance
+  Index fitted_negative = 0;  // entries M >= 0 whose M~ < 0, over one row position of each chunk
+};
+
+// The form with the fewest basis vectors R whose error, sums included, is within the tolerance; R = r where fewer do not do.
+// Basis: the left singular vectors of {f~(t + a)}, a in a chunk, t from one gap on, weighted as the kind of tolerance asks.
+// The certificate is computed from every entry of every pair of chunks: O(L chunk R).
+template <class T>
+ChunkBasis<T> chunk_basis(const ToeplitzValues& values, Index chunk, Index gap, double tolerance, ToleranceKind kind);
+
+// The same mask with its derivatives by parameters beside it, for gradients: `derivatives` hold dM/dp with sums of their own,
+// on the same chunks. Their states join those of M, and as many basis vectors are added as their errors need to be within the
+// tolerance too. False, and nothing in `form`, where that takes more than 32.
+template <class T>
+bool derivative_form(const ToeplitzValues& values, const std::vector<ToeplitzValues>& derivatives, const ChunkBasis<T>& basis,
+                     double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form);
+
+// The number R that the far values of one side would need: their numerical rank over chunks at this tolerance, from a few
+// hundred places. An estimate (a few milliseconds), for choosing; values that are no short sum of anything smooth have rank
+// `chunk`.
+Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind);
+
+// The least w such that leaving out all entries with |i - j| > w is within the tolerance. O(L).
+Index band_width(const ToeplitzValues& values, double tolerance, ToleranceKind kind);
+
+}  // namespace espalier

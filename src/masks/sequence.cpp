@@ -1,0 +1,383 @@
+// Sequence engines on the host: which chunk and gap, fits, reports.
+// SPDX-License-Identifier: Apache-2.0
+#include "masks/sequence.hpp"
+
+#include <espalier/core/error.hpp>
+#include <espalier/functions/exponential_sum.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <sstream>
+
+namespace espalier {
+
+namespace {
+
+// Forms are chosen for this size; others keep the order of what is cheaper nearly everywhere.
+constexpr Index kReferenceWidth = 64;
+// More basis vectors never pay: at 24 and m = c = 64 the far part costs as much as tiles over 3,000 tokens.
+constexpr Index kMostBasis = 24;
+
+// Functions with more parameters than this are taken for tables: each derivative costs a fit and basis vectors.
+constexpr std::size_t kMostParameters = 6;
+
+struct Shaped {
+  Index chunk, gap;
+  Index basis[2]{};  // expected R, lower and upper side
+  double flops = std::numeric_limits<double>::infinity();
+};
+
+double near_flops(Index chunk, Index gap, double sides, double m, double c) {
+  // A causal mask's own chunk is half empty, but its tiles are whole.
+  const double chunks = sides == 2 ? 2 * static_cast<double>(gap) - 1 : static_cast<double>(gap);
+  return 2 * chunks * static_cast<double>(chunk) * (m + c);
+}
+// basis: R summed over the sides; states likewise as sum of R r.
+double far_flops(Index chunk, double basis, double basis_states, double m, double c) {
+  const double width = std::max(1.0, m) * c;
+  return 4 * basis * width + 4 * basis_states * width / static_cast<double>(chunk);
+}
+
+}  // namespace
+
+template <class T>
+SequenceEngines<T>::SequenceEngines(Index length, std::function<SequenceValues()> values, const MaskOptions& options,
+                                    double tolerance, SequenceStart start)
+    : length_(length), make_values_(std::move(values)), options_(options), tolerance_(tolerance), start_(std::move(start)) {}
+
+template <class T>
+const SequenceValues& SequenceEngines<T>::source() const {
+  std::call_once(source_once_, [&] { source_ = make_values_(); });
+  return source_;
+}
+
+template <class T>
+SequenceStart SequenceEngines<T>::found() const {
+  SequenceStart found = start_;
+  for (int plain = 0; plain < 2; ++plain) {
+    const SequenceForm<T>* f = slots_[plain].ready.load(std::memory_order_acquire);
+    if (f == nullptr || !f->met()) continue;
+    found.lower[plain] = f->lower;
+    found.upper[plain] = f->upper;
+  }
+  return found;
+}
+
+template <class T>
+bool SequenceEngines<T>::wanted(const char* name) const {
+  return options_.engine == "auto" || options_.engine == name;
+}
+
+template <class T>
+const SequenceForm<T>& SequenceEngines<T>::form(Kind kind, bool plain) const {
+  Slot& slot = slots_[(kind == Kind::band ? 2 : 0) + (plain ? 1 : 0)];
+  std::call_once(slot.once, [&] {
+    slot.form = std::make_unique<const SequenceForm<T>>(kind == Kind::band ? make_band(plain) : make_exponentials(plain));
+    slot.ready.store(slot.form.get(), std::memory_order_release);
+  });
+  return *slot.form;
+}
+
+namespace {
+
+// Chunks and gaps by the cost of their form as the numerical rank of the far values suggests it, cheapest first.
+std::vector<Shaped> shapes_by_cost(const ToeplitzValues& m, bool plain, double tolerance, ToleranceKind kind) {
+  const auto length = static_cast<Index>(m.lower.size());
+  const double width = static_cast<double>(kReferenceWidth), rank = plain ? 0 : width;
+  const double sides = (m.has_lower ? 1 : 0) + (m.has_upper ? 1 : 0);
+  std::vector<Shaped> all;
+  double best = std::numeric_limits<double>::infinity();
+  for (const Index chunk : plain ? std::vector<Index>{32} : std::vector<Index>{64, 128}) {
+    for (const Index gap : {1, 2, 3, 5, 9, 17, 33}) {
+      if ((gap + 1) * chunk > length) break;
+      Shaped s{chunk, gap};
+      const double near = near_flops(chunk, gap, sides, rank, width);
+      if (near >= best) break;
+      if (m.has_lower) s.basis[0] = far_rank(m.lower, chunk, gap, tolerance, kind);
+      if (m.has_upper) s.basis[1] = m.symmetric ? s.basis[0] : far_rank(m.upper, chunk, gap, tolerance, kind);
+      if (m.symmetric && !m.has_lower) s.basis[1] = far_rank(m.lower, chunk, gap, tolerance, kind);
+      if (std::max(s.basis[0], s.basis[1]) > kMostBasis) continue;
+      const double low = static_cast<double>(s.basis[0]), high = static_cast<double>(s.basis[1]);
+      // A basis of R stands for about 2 R states.
+      s.flops = near + far_flops(chunk, low + high, 2 * (low * low + high * high), rank, width);
+      all.push_back(s);
+      best = std::min(best, s.flops);
+    }
+  }
+  std::stable_sort(all.begin(), all.end(), [](const Shaped& p, const Shaped& q) { return p.flops < q.flops; });
+  return all;
+}
+
+}  // namespace
+
+template <class T>
+std::optional<ExponentialSum> SequenceEngines<T>::fit_side(bool is_lower, bool plain, Index chunk, Index gap,
+                                                           std::string& reason) const {
+  const ToeplitzValues& m = source().values;
+  FitOptions options;
+  // Half of the tolerance for the sum, the rest for the basis and for rounding what is stored.
+  options.tolerance = tolerance_ / 2;
+  options.kind = options_.tolerance_kind;
+  options.first = (gap - 1) * chunk + 1;
+  options.one_sided = !(m.has_lower && m.has_upper);
+  const std::optional<DistanceFunction>& closed = is_lower ? source().lower : source().upper;
+  const std::vector<double>& values = is_lower || m.symmetric ? m.lower : m.upper;
+  const ExponentialSum& start = (is_lower || m.symmetric ? start_.lower : start_.upper)[plain ? 1 : 0];
+  if (!start.terms.empty()) options.start = std::make_shared<const ExponentialSum>(start);
+  const auto length = static_cast<Index>(values.size());
+  const ExponentialFit fit = fit_exponentials(closed ? *closed : DistanceFunction(FunctionTable{values}), length, options);
+  reason = fit.method;
+  if (fit.met) return fit.sum;
+  reason = fit.reason;
+  return std::nullopt;
+}
+
+template <class T>
+SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain) const {
+  const std::vector<Shaped> shapes = shapes_by_cost(source().values, plain, tolerance_, options_.tolerance_kind);
+  SequenceForm<T> form;
+  if (shapes.empty()) {
+    form.reason = "its values have no low rank away from the diagonal: more than " + std::to_string(kMostBasis) +
+                  " basis vectors a chunk of " + std::to_string(plain ? 32 : 64);
+    return form;
+  }
+  // The rank says what a basis can do, not what a sum of exponentials can: further shapes are tried where a fit fails.
+  constexpr std::size_t kTries = 3;
+  for (std::size_t k = 0; k < std::min(kTries, shapes.size()); ++k) {
+    form = form_of_shape(plain, shapes[k].chunk, shapes[k].gap);
+    if (form.met()) break;
+  }
+  return form;
+}
+
+template <class T>
+SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index gap) const {
+  SequenceForm<T> form;
+  ToeplitzValues m = source().values;
+  std::string low, high;
+  const bool with_low = m.has_lower || m.symmetric, with_high = m.has_upper && !m.symmetric;
+  if (with_low) {
+    const auto sum = fit_side(true, plain, chunk, gap, low);
+    if (!sum) {
+      form.reason = "no sum of exponentials for its values: " + low;
+      return form;
+    }
+    m.lower_sum = form.lower = *sum;
+  }
+  if (with_high) {
+    const auto sum = fit_side(false, plain, chunk, gap, high);
+    if (!sum) {
+      form.reason = "no sum of exponentials for its values above the diagonal: " + high;
+      return form;
+    }
+    m.upper_sum = form.upper = *sum;
+  }
+  form.basis = chunk_basis<T>(m, chunk, gap, tolerance_, options_.tolerance_kind);
+  form.reason = with_low ? low : high;
+  if (!form.met()) {
+    std::ostringstream text;
+    text << "its form by " << form.lower.slots() << " states has a row error of " << form.basis.certificate.row.value_or(1);
+    form.reason = text.str();
+  }
+  return form;
+}
+
+template <class T>
+SequenceForm<T> SequenceEngines<T>::make_band(bool plain) const {
+  SequenceForm<T> form;
+  const ToeplitzValues& m = source().values;
+  const auto length = static_cast<Index>(m.lower.size());
+  const Index chunk = plain ? 32 : 64;
+  const Index width = band_width(m, tolerance_, options_.tolerance_kind);
+  const Index gap = (width + chunk - 1) / chunk + 1;
+  if (2 * gap * chunk >= length) {
+    form.reason = "its entries reach over " + std::to_string(width) + " tokens before they may be left out";
+    return form;
+  }
+  ToeplitzValues only = m;
+  only.lower_sum = only.upper_sum = {};
+  form.basis = chunk_basis<T>(only, chunk, gap, tolerance_, options_.tolerance_kind);
+  form.reason = "entries beyond " + std::to_string(width) + " tokens are within the tolerance together";
+  return form;
+}
+
+template <class T>
+Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape shape) const {
+  const backend::ChunkedToeplitz<T>& p = form.basis.product;
+  const CostModel& cost = options_.cost;
+  const bool plain = shape.rank == 0;
+  const double m = static_cast<double>(shape.rank), c = static_cast<double>(shape.columns);
+  const double heads = static_cast<double>(shape.heads), length = static_cast<double>(p.length), element = sizeof(T);
+  const double sides = (p.has_lower ? 1 : 0) + (p.has_upper ? 1 : 0);
+  const auto side_work = [](const backend::ChunkSide<T>& s) { return static_cast<double>(s.basis * s.states); };
+  Report r;
+  r.engine = kind == Kind::band ? "band" : "exponentials";
+  r.flops = heads * length *
+            (near_flops(p.chunk, p.gap, sides, m, c) + far_flops(p.chunk, static_cast<double>(p.lower.basis + p.upper.basis),
+                                                                 side_work(p.lower) + side_work(p.upper), m, c));
+  // Each sweep reads a, b and x and writes y; the second reads y as well. Lanes are padded to whole vectors.
+  const double sweeps = kind == Kind::band ? 1 : sides;
+  r.bytes = heads * element * length * (sweeps * (2 * m + 2 * c) + (sweeps - 1) * c);
+  const double padding = std::ceil(c / 16) * 16 / std::max(1.0, c);
+  r.predicted_seconds = heads * cost.call_seconds +
+                        padding * r.flops / ((plain ? cost.chunk_plain_flops : cost.chunk_flops) / (element / sizeof(float))) +
+                        r.bytes / cost.bandwidth;
+  r.terms = static_cast<Index>(form.lower.terms.size() + form.upper.terms.size());
+  r.certificate = form.basis.certificate;
+  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
+  r.row_wise = true;
+  r.extra_bytes = backend::chunked_bytes(p, shape.rank, shape.columns);
+  std::ostringstream reason;
+  if (kind == Kind::band) {
+    reason << form.reason;
+  } else {
+    reason << r.terms << " exponentials (" << form.reason << "), " << p.lower.basis
+           << (p.has_lower && p.has_upper ? " + " : "");
+    if (p.has_upper) reason << p.upper.basis;
+    reason << " products a chunk of " << p.chunk << " tokens, exact tiles within " << p.gap << " chunks";
+  }
+  r.reason = reason.str();
+  if (form.basis.fitted_negative > 0) {
+    r.warnings.push_back("the fitted mask is negative at " + std::to_string(form.basis.fitted_negative) +
+                         " distances where the mask is not");
+  }
+  if (options_.tolerance_kind != ToleranceKind::pointwise && form.basis.certificate.pointwise.value_or(1) > 1e-3) {
+    r.warnings.push_back(
+        "entries far below the largest are not accurate one by one: a row whose large keys are far away loses digits "
+        "(tolerance "
+        "kind pointwise avoids it)");
+  }
+  return r;
+}
+
+template <class T>
+void SequenceEngines<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all) const {
+  if (tolerance_ == 0) return;
+  const bool plain = shape.rank == 0;
+  const auto length = static_cast<double>(length_);
+  const double m = static_cast<double>(shape.rank), c = static_cast<double>(shape.columns);
+  const double least = near_flops(plain ? 32 : 64, 1, 1, m, c) + far_flops(64, 1, 1, m, c);
+  const double speed = (plain ? options_.cost.chunk_plain_flops : options_.cost.chunk_flops) / (sizeof(T) / sizeof(float));
+  const bool pays = static_cast<double>(shape.heads) * length * least / speed < best_other;
+  for (const Kind kind : {Kind::exponentials, Kind::band}) {
+    const char* name = kind == Kind::band ? "band" : "exponentials";
+    const bool forced = options_.engine == name;
+    if (!forced && !(pays && wanted(name))) continue;
+    const SequenceForm<T>& f = form(kind, plain);
+    if (f.met()) all.push_back(report(kind, f, shape));
+    if (!f.met() && forced) throw ValueError("engine '" + std::string(name) + "' cannot serve this mask: " + f.reason);
+  }
+}
+
+template <class T>
+void SequenceEngines<T>::multiply(const std::string& engine, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
+                                  const Context<Cpu>& context) const {
+  const auto& product = form(engine == "band" ? Kind::band : Kind::exponentials, true).basis.product;
+  if (transpose) {
+    backend::chunked_multiply<T, Cpu>(backend::transposed(product), x, y, context);
+  } else {
+    backend::chunked_multiply<T, Cpu>(product, x, y, context);
+  }
+}
+
+template <class T>
+void SequenceEngines<T>::multiply_low_rank(const std::string& engine, const LowRankInputs<T, Cpu>& in,
+                                           const LowRankOutputs<T, Cpu>& out, bool transpose,
+                                           const Context<Cpu>& context) const {
+  const auto& product = form(engine == "band" ? Kind::band : Kind::exponentials, false).basis.product;
+  if (transpose) {
+    backend::chunked_low_rank<T, Cpu>(backend::transposed(product), in, out, context);
+  } else {
+    backend::chunked_low_rank<T, Cpu>(product, in, out, context);
+  }
+}
+
+template <class T>
+const typename SequenceEngines<T>::Learning& SequenceEngines<T>::learning(Kind kind) const {
+  Learning& l = learning_[kind == Kind::band ? 1 : 0];
+  std::call_once(l.once, [&] { make_learning(kind, l); });
+  return l;
+}
+
+template <class T>
+void SequenceEngines<T>::make_learning(Kind kind, Learning& l) const {
+  const SequenceValues& s = source();
+  const std::optional<DistanceFunction>& any = s.lower ? s.lower : s.upper;
+  // Tables have a parameter a distance: their gradient is a correlation.
+  if (!any || s.parameters == 0 || s.parameters > kMostParameters) return;
+  const SequenceForm<T>& f = form(kind, false);
+  ToeplitzValues m = s.values;
+  m.lower_sum = f.lower;
+  m.upper_sum = f.upper;
+  const Index length = length_, chunk = f.basis.product.chunk, gap = f.basis.product.gap;
+  std::vector<ToeplitzValues> derivatives;
+  for (std::size_t p = 0; p < s.parameters; ++p) {
+    ToeplitzValues d;
+    d.symmetric = m.symmetric, d.has_lower = m.has_lower, d.has_upper = m.has_upper;
+    for (const bool lower : {true, false}) {
+      if (!lower && m.symmetric) continue;
+      std::vector<double>& values = lower ? d.lower : d.upper;
+      values.assign(static_cast<std::size_t>(length), 0.0);
+      if (!(lower ? m.has_lower || m.symmetric : m.has_upper)) continue;
+      for (Index x = 0; x < length; ++x) values[static_cast<std::size_t>(x)] = s.derivative(p, lower ? x : -x);
+      if (kind == Kind::band) {
+        // What the band leaves out must not matter for the derivative either.
+        ToeplitzValues one;
+        one.lower = values;
+        one.has_upper = false;
+        if (band_width(one, tolerance_, options_.tolerance_kind) >= gap * chunk - chunk) return;
+        continue;
+      }
+      FitOptions options;
+      options.tolerance = tolerance_ / 2;
+      options.first = (gap - 1) * chunk + 1;
+      options.one_sided = !(m.has_lower && m.has_upper);
+      options.start = std::make_shared<const ExponentialSum>(lower || m.symmetric ? f.lower : f.upper);
+      const DistanceFunction g = lower && s.lower ? s.lower->derivative_function(p) : DistanceFunction(FunctionTable{values});
+      const bool zero = std::all_of(values.begin(), values.end(), [](double v) { return v == 0; });
+      if (zero) continue;
+      ExponentialFit fit = fit_exponentials(g, length, options);
+      if (!fit.met) return;
+      (lower ? d.lower_sum : d.upper_sum) = std::move(fit.sum);
+    }
+    derivatives.push_back(std::move(d));
+  }
+  l.usable = derivative_form<T>(m, derivatives, f.basis, tolerance_, options_.tolerance_kind, l.form);
+}
+
+template <class T>
+bool SequenceEngines<T>::multiply_low_rank_vjp(const std::string& engine, const LowRankInputs<T, Cpu>& in,
+                                               const LowRankCotangents<T, Cpu>& cotangents,
+                                               const LowRankGradients<T, Cpu>& gradients, bool learn,
+                                               std::vector<double>& parameter_bar, const Context<Cpu>& context) const {
+  const Kind kind = engine == "band" ? Kind::band : Kind::exponentials;
+  const Learning* l = learn ? &learning(kind) : nullptr;
+  if (l == nullptr || !l->usable) {
+    backend::chunked_low_rank_vjp<T, Cpu>(form(kind, false).basis.product, nullptr, in, cotangents, gradients, nullptr,
+                                          context);
+    return false;
+  }
+  const SequenceValues& s = source();
+  backend::ChunkedParameterGradient bar;
+  const auto near = static_cast<Index>(l->form.near.size());
+  bar.near.assign(static_cast<std::size_t>(near), 0.0);
+  bar.far.assign(s.parameters, 0.0);
+  backend::chunked_low_rank_vjp<T, Cpu>(form(kind, false).basis.product, &l->form, in, cotangents, gradients, &bar, context);
+  for (std::size_t p = 0; p < s.parameters; ++p) {
+    double sum = bar.far[p];
+    for (Index k = 0; k < near; ++k) {
+      const Index offset = k - near / 2;
+      const bool there = offset == 0 || (offset > 0 ? s.values.has_lower : s.values.has_upper);
+      if (!there || offset <= -length_ || offset >= length_) continue;
+      sum += bar.near[static_cast<std::size_t>(k)] * s.derivative(p, offset);
+    }
+    parameter_bar[p] += sum;
+  }
+  return true;
+}
+
+template class SequenceEngines<float>;
+template class SequenceEngines<double>;
+
+}  // namespace espalier

@@ -1,0 +1,106 @@
+// Engines of masks on one axis whose far entries are smooth or vanish: exponentials between chunks, or a band.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/context.hpp>
+#include <espalier/core/low_rank.hpp>
+#include <espalier/core/options.hpp>
+#include <espalier/core/report.hpp>
+#include <espalier/functions/distance_function.hpp>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "masks/chunk_basis.hpp"
+
+namespace espalier {
+
+// The mask: values by distance, and where they come from closed forms, these (their exact sums of exponentials then need no
+// search). f(i - j) for i >= j, f(j - i) for i < j.
+struct SequenceValues {
+  ToeplitzValues values;  // its sums are not looked at
+  std::optional<DistanceFunction> lower, upper;
+  std::size_t parameters = 0;                              // of the function; 0: none, or a table
+  std::function<double(std::size_t, Index)> derivative{};  // dM_ij / dp by the offset i - j
+};
+
+template <class T>
+struct SequenceForm {
+  ChunkBasis<T> basis;
+  ExponentialSum lower, upper;
+  std::string reason;  // how it was found; why it cannot be, where basis.met is false
+  bool met() const { return basis.met; }
+};
+
+// Where fits of a mask a parameter step away begin: those of low-rank products and of plain ones.
+struct SequenceStart {
+  ExponentialSum lower[2], upper[2];
+};
+
+// Forms are made by the first report or product that may want them, once; the rest is const and safe from several threads.
+template <class T>
+class SequenceEngines {
+ public:
+  // values: called at most once, when the first form is made.
+  SequenceEngines(Index length, std::function<SequenceValues()> values, const MaskOptions& options, double tolerance,
+                  SequenceStart start);
+
+  // What these engines have found so far, or else where they would have started themselves.
+  SequenceStart found() const;
+
+  // Adds the reports of "exponentials" and "band" where they exist, unless even the cheapest form would be slower than
+  // `best_other` seconds. Errors: ValueError where the options force one of them and there is none, with the reason.
+  void add_candidates(Shape shape, double best_other, std::vector<Report>& all) const;
+
+  // engine: a name that add_candidates gave.
+  void multiply(const std::string& engine, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
+                const Context<Cpu>& context) const;
+  void multiply_low_rank(const std::string& engine, const LowRankInputs<T, Cpu>& in, const LowRankOutputs<T, Cpu>& out,
+                         bool transpose, const Context<Cpu>& context) const;
+  // All gradients in one pass. With learn, and where the mask is a function of few parameters whose derivatives have such a
+  // form too, adds theirs to parameter_bar (in double) and returns true; otherwise leaves it alone and returns false.
+  bool multiply_low_rank_vjp(const std::string& engine, const LowRankInputs<T, Cpu>& in,
+                             const LowRankCotangents<T, Cpu>& cotangents, const LowRankGradients<T, Cpu>& gradients, bool learn,
+                             std::vector<double>& parameter_bar, const Context<Cpu>& context) const;
+
+ private:
+  enum class Kind { exponentials, band };
+  struct Slot {
+    std::once_flag once;
+    std::unique_ptr<const SequenceForm<T>> form;
+    std::atomic<const SequenceForm<T>*> ready{nullptr};
+  };
+  // The form with derivatives, for gradients; not usable where some derivative has none.
+  struct Learning {
+    std::once_flag once;
+    bool usable = false;
+    backend::ChunkedToeplitz<T> form;
+  };
+  const Learning& learning(Kind kind) const;
+  void make_learning(Kind kind, Learning& learning) const;
+  const SequenceForm<T>& form(Kind kind, bool plain) const;
+  SequenceForm<T> make_exponentials(bool plain) const;
+  SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap) const;
+  SequenceForm<T> make_band(bool plain) const;
+  std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, std::string& reason) const;
+  Report report(Kind kind, const SequenceForm<T>& form, Shape shape) const;
+  bool wanted(const char* name) const;
+  const SequenceValues& source() const;
+
+  Index length_;
+  std::function<SequenceValues()> make_values_;
+  mutable std::once_flag source_once_;
+  mutable SequenceValues source_;
+  MaskOptions options_;
+  double tolerance_;
+  SequenceStart start_;
+  mutable Slot slots_[4];
+  mutable Learning learning_[2];
+};
+
+}  // namespace espalier

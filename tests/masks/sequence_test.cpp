@@ -1,0 +1,203 @@
+// Masks on one axis by exponentials between chunks and by bands: the laws, certificates against M~ itself, what is refused.
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <espalier/core/error.hpp>
+#include <espalier/core/random.hpp>
+#include <espalier/masks/grid.hpp>
+
+#include "support/mask_laws.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+using namespace espalier;
+using espalier::test::DenseMatrix;
+using espalier::test::MaskCase;
+
+namespace {
+
+struct Named {
+  std::string name;
+  DistanceFunction f;
+};
+
+std::vector<Named> smooth_functions() {
+  return {{"exponential", Exponential{1 / 20.0}},
+          {"damped cosine", DampedCosine{1 / 5.0, 1 / 40.0}},
+          {"rational", Rational{4}},
+          {"Gaussian", Gaussian{30}},
+          {"stretched", StretchedExponential{9, 0.5}},
+          {"linear times exponential", PolynomialExponential{0.02, {1, 0.05}}}};
+}
+
+template <class T>
+GridOptions forced(const std::string& engine, double tolerance, bool causal = false) {
+  GridOptions options;
+  options.engine = engine;
+  options.tolerance = tolerance;
+  options.causal = causal;
+  return options;
+}
+
+// Room for the certificate beside rounding.
+template <class T>
+double bound(double tolerance) {
+  return tolerance + (sizeof(T) == 4 ? 1e-6 : 1e-12);
+}
+
+template <class T>
+MaskCase<T> sequence_case(const std::string& name, const DistanceFunction& f, Distance distance, Index n, bool causal,
+                          const std::string& engine, double tolerance) {
+  MaskCase<T> c;
+  c.name = name + " " + engine + " " + std::to_string(n) + (causal ? " causal" : "");
+  c.mask = std::make_shared<GridMask<T>>(std::vector<Index>{n}, f, distance, forced<T>(engine, tolerance, causal));
+  c.reference = [=](std::span<const double> p) {
+    const DistanceFunction g = f.parameters().empty() ? f : f.with_parameters(p);
+    return espalier::test::dense_matrix(n, n, [&](Index i, Index j) {
+      if (causal && j > i) return 0.0;
+      return g(distance == Distance::offset ? static_cast<double>(i - j) : std::abs(static_cast<double>(i - j)));
+    });
+  };
+  c.product_bound = bound<T>(tolerance);
+  return c;
+}
+
+// M~ column by column, by products with unit vectors.
+template <class T>
+DenseMatrix applied(const Mask<T>& mask, Index rank) {
+  const Index n = mask.rows();
+  DenseMatrix m(n, n);
+  std::vector<T> x(static_cast<std::size_t>(n * n), T(0)), y(x.size());
+  for (Index j = 0; j < n; ++j) x[static_cast<std::size_t>(j * n + j)] = T(1);
+  if (rank == 0) {
+    mask.multiply({x.data(), n, n}, {y.data(), n, n});
+  } else {
+    const std::vector<T> ones(static_cast<std::size_t>(n), T(1));
+    const MatrixView<const T> one(ones.data(), n, 1);
+    mask.multiply_low_rank({one, one, {x.data(), n, n}}, {{y.data(), n, n}, {}});
+  }
+  for (Index i = 0; i < n; ++i) {
+    for (Index j = 0; j < n; ++j) m(i, j) = static_cast<double>(y[static_cast<std::size_t>(i * n + j)]);
+  }
+  return m;
+}
+
+struct TrueErrors {
+  double row = 0, entry = 0, pointwise = 0;
+};
+TrueErrors true_errors(const DenseMatrix& got, const DenseMatrix& exact) {
+  TrueErrors e;
+  double largest = 0;
+  for (const double v : exact.values) largest = std::max(largest, std::abs(v));
+  for (Index i = 0; i < exact.rows; ++i) {
+    double error = 0, norm = 0;
+    for (Index j = 0; j < exact.cols; ++j) {
+      const double d = std::abs(got(i, j) - exact(i, j)), v = std::abs(exact(i, j));
+      error += d, norm += v;
+      e.entry = std::max(e.entry, d / largest);
+      if (v >= 1e-7 * largest) e.pointwise = std::max(e.pointwise, d / v);
+    }
+    e.row = std::max(e.row, error / norm);
+  }
+  return e;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("exponentials: the laws", T, float, double) {
+  const double tolerance = sizeof(T) == 4 ? 1e-6 : 1e-8;
+  for (const auto& [name, f] : smooth_functions()) {
+    espalier::test::check_mask_laws(sequence_case<T>(name, f, Distance::l1, 150, false, "exponentials", tolerance));
+  }
+  const DistanceFunction tilted(Callable{[](double d) { return d >= 0 ? std::exp(-0.05 * d) : 0.7 / (1 - d / 3); }, "tilted"});
+  espalier::test::check_mask_laws(
+      sequence_case<T>("asymmetric", tilted, Distance::offset, 150, false, "exponentials", tolerance));
+  const DistanceFunction rational(Rational{4});
+  espalier::test::check_mask_laws(sequence_case<T>("causal", rational, Distance::l1, 137, true, "exponentials", tolerance));
+}
+
+TEST_CASE_TEMPLATE("band: the laws", T, float, double) {
+  const double tolerance = sizeof(T) == 4 ? 1e-6 : 1e-8;
+  const DistanceFunction narrow(Gaussian{3});
+  espalier::test::check_mask_laws(sequence_case<T>("narrow", narrow, Distance::l1, 261, false, "band", tolerance));
+  espalier::test::check_mask_laws(sequence_case<T>("narrow", narrow, Distance::l1, 263, true, "band", tolerance));
+}
+
+TEST_CASE("exponentials: certificates hold for M~ as it is applied, and are not far above it") {
+  std::vector<double> ratios;
+  for (const Index n : {200, 333}) {
+    for (const auto& [name, f] : smooth_functions()) {
+      for (const double tolerance : {1e-3, 1e-5, 1e-8}) {
+        for (const ToleranceKind kind : {ToleranceKind::row, ToleranceKind::entry, ToleranceKind::pointwise}) {
+          // Values down to 1e-7 of the largest, each to 1e-8: no sum of 48 states in double.
+          if (kind == ToleranceKind::pointwise && tolerance < 1e-5) continue;
+          for (const Index rank : {0, 1}) {
+            GridOptions options = forced<double>("exponentials", tolerance);
+            options.tolerance_kind = kind;
+            CAPTURE(name);
+            CAPTURE(n);
+            CAPTURE(tolerance);
+            CAPTURE(static_cast<int>(kind));
+            CAPTURE(rank);
+            const GridMask<double> mask({n}, f, Distance::l1, options);
+            const Report report = mask.report({.columns = n, .rank = rank});
+            REQUIRE(report.certificate);
+            const auto exact = espalier::test::dense_matrix(n, n, [&](Index i, Index j) { return f(std::abs(double(i - j))); });
+            const TrueErrors e = true_errors(applied(mask, rank), exact);
+            const double rounding = 1e-13;
+            CHECK(e.row <= *report.certificate->row + rounding);
+            CHECK(e.entry <= *report.certificate->entry + rounding);
+            if (report.certificate->pointwise) CHECK(e.pointwise <= *report.certificate->pointwise + 1e7 * rounding);
+            const double promised = kind == ToleranceKind::row     ? *report.certificate->row
+                                    : kind == ToleranceKind::entry ? *report.certificate->entry
+                                                                   : report.certificate->pointwise.value_or(1);
+            CHECK(promised <= tolerance);
+            if (e.row > 1e-12) ratios.push_back(*report.certificate->row / e.row);
+          }
+        }
+      }
+    }
+  }
+  std::sort(ratios.begin(), ratios.end());
+  CHECK(ratios[ratios.size() / 2] <= 20);
+}
+
+TEST_CASE("sequence engines: what is refused, and why") {
+  const Index n = 2000;
+  const Random random(7);
+  std::vector<double> noise(static_cast<std::size_t>(2 * n - 1));
+  for (std::size_t k = 0; k < noise.size(); ++k) noise[k] = random.normal(k);
+  const GridMask<float> automatic({n}, noise);
+  for (const Report& r : automatic.engines({.columns = 64, .rank = 64})) {
+    CHECK(r.engine != "exponentials");
+    CHECK(r.engine != "band");
+  }
+  const GridMask<float> rough({n}, noise, forced<float>("exponentials", 1e-5));
+  CHECK_THROWS_WITH_AS((void)rough.report({.columns = 64, .rank = 64}), doctest::Contains("no low rank away from the diagonal"),
+                       ValueError);
+  const GridMask<float> wide({n}, Rational{100}, Distance::l1, forced<float>("band", 1e-5));
+  CHECK_THROWS_WITH_AS((void)wide.report({.columns = 64, .rank = 64}), doctest::Contains("before they may be left out"),
+                       ValueError);
+  // Tolerance 0: exact engines only.
+  const GridMask<float> exact({n}, Exponential{0.01}, Distance::l1, forced<float>("exponentials", 0));
+  CHECK_THROWS_WITH_AS((void)exact.report({.columns = 64, .rank = 64}), doctest::Contains("exact engines only"), ValueError);
+  // Two axes: nothing to chunk.
+  const GridMask<float> grid({40, 50}, Exponential{0.01}, Distance::l1, forced<float>("exponentials", 1e-5));
+  CHECK_THROWS_AS((void)grid.report({.columns = 64, .rank = 64}), ValueError);
+}
+
+TEST_CASE("sequence engines: a learned table that is rough near 0 and smooth far away") {
+  const Index n = 3000;
+  const Random random(9);
+  std::vector<double> table(static_cast<std::size_t>(2 * n - 1));
+  for (Index o = 1 - n; o < n; ++o) {
+    const double d = std::abs(static_cast<double>(o));
+    table[static_cast<std::size_t>(o + n - 1)] =
+        1 / (1 + d / 30) + (d < 50 ? 0.3 * random.normal(static_cast<std::uint64_t>(o + n)) : 0.0);
+  }
+  const GridMask<float> mask({n}, table);
+  CHECK(mask.report({.columns = 64, .rank = 64}).engine == "exponentials");
+}
