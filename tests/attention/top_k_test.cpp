@@ -232,7 +232,8 @@ TEST_CASE("gradients equal central differences with the selection held") {
     };
     Strided<double> q_bar = q, k_bar = k, v_bar = v;
     top_k_attention_vjp(q.view(), k, v, out, indices.view(), scores, bar, {.q = q_bar, .k = k_bar, .v = v_bar}, options);
-    for (const auto& [x, g] : {std::pair{&q, &q_bar}, std::pair{&k, &k_bar}, std::pair{&v, &v_bar}}) {
+    for (const auto& pair : {std::pair{&q, &q_bar}, std::pair{&k, &k_bar}, std::pair{&v, &v_bar}}) {
+      auto *x = pair.first, *g = pair.second;
       double most = 0, error = 0;
       x->each([&](Index b, Index h, Index l, Index c) {
         double& e = (*x)(b, h, l, c);

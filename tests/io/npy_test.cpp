@@ -120,9 +120,9 @@ TEST_CASE("malformed files are refused with the reason") {
       {npy("", two), "malformed header"},
       {npy("{", two), "malformed header"},
   };
-  for (const auto& [file, text] : cases) {
-    const std::string error = error_of(file);
-    CHECK_MESSAGE(error.find(text) != std::string::npos, error, " should contain ", text);
+  for (const auto& one : cases) {
+    const std::string error = error_of(one.first);
+    CHECK_MESSAGE(error.find(one.second) != std::string::npos, error, " should contain ", one.second);
     CHECK(error.rfind("x.npy: ", 0) == 0);
   }
 }
