@@ -55,7 +55,7 @@ def main():
             "* small images: forward, the peer's dense masks exist already; in training it gathers them from the tables, which learned "
             "tables need. Ours are made from the tables in every call. ReLU is part of the call on both sides.",
             "* FFT: two real columns a complex transform, 10 N log2 N flops a pair, N = 2 L. Plans and compilation are not counted, spectra "
-            "are. *published form*: one complex FFT over all m (d + 1) columns. *best form*: real FFTs, one feature at a time.",
+            "are. *published form*: one complex FFT over all m (d + 1) columns. *best form*: two real columns a complex FFT, one feature at a time.",
             "* bare FFTW transforms do only a part of the Toeplitz product's work: the ratio is below 1.",
             "* diffusion: the graph is in memory on both sides; our set-up (spectral bound, coefficients) is counted.", ""]
     with open(page, "w", encoding="utf-8") as file:

@@ -121,18 +121,16 @@ void ToeplitzFft<T, B>::multiply_low_rank(const T* spectrum, const LowRankInputs
         context, pairs * slices,
         [&](Index task, int worker) {
           Worker<T>& w = workers[static_cast<std::size_t>(worker)];
-          w.prepare(t, 6 * length);
+          w.prepare(t, 4 * length);
           const Index p = task / slices, s = task % slices;
           T* x = w.panel.data();
-          T* z = x + 2 * length;
-          T* sum = slices > 1 ? parts.data() + 2 * length * task : z + 2 * length;
+          T* sum = slices > 1 ? parts.data() + 2 * length * task : x + 2 * length;
           columns.gather(p, x);
           std::fill_n(sum, 2 * length, T(0));
           for (Index r = features * s / slices; r < features * (s + 1) / slices; ++r) {
             t.forward(x, b.data() + r * length, w.spectrum.data(), w.transform);
             t.kernels().multiply(w.spectrum.data(), spectrum, t.spectrum_size(), transpose, w.spectrum.data());
-            t.inverse(w.spectrum.data(), z, w.transform);
-            t.kernels().add_scaled(z, a.data() + r * length, length, sum);
+            t.inverse(w.spectrum.data(), sum, w.transform, a.data() + r * length);
           }
           if (slices == 1) scatter_extended<T>(sum, p, r0 > 0, out.y, out.row_sum);
         },

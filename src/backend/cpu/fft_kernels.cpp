@@ -126,6 +126,33 @@ void store(const T* HWY_RESTRICT line, Index n, Index stride, const T* HWY_RESTR
 }
 
 template <class T>
+void add_stored(const T* HWY_RESTRICT line, Index n, Index stride, const T* HWY_RESTRICT w, const T* HWY_RESTRICT scale,
+                T* HWY_RESTRICT x) {
+  const T* HWY_RESTRICT odd = line + 2 * stride;
+  Index j = 0;  // complex numbers
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const Index step = lanes<T>();
+  const Spread<T> spread;
+  const auto add = [&](Index at, auto s) HWY_ATTR {
+    const auto z = hn::Add(hn::LoadU(d, line + at), complex_product<true>(hn::LoadU(d, odd + at), hn::LoadU(d, w + at)));
+    hn::StoreU(hn::MulAdd(s, z, hn::LoadU(d, x + at)), d, x + at);
+  };
+  for (; j + step <= n; j += step) {
+    const auto s = hn::LoadU(d, scale + j);
+    add(2 * j, hn::TableLookupLanes(s, spread.low));
+    add(2 * j + step, hn::TableLookupLanes(s, spread.high));
+  }
+#endif
+  for (; j < n; ++j) {
+    T z[2];
+    complex_product_one<true>(odd + 2 * j, w + 2 * j, z);
+    x[2 * j] += scale[j] * (line[2 * j] + z[0]);
+    x[2 * j + 1] += scale[j] * (line[2 * j + 1] + z[1]);
+  }
+}
+
+template <class T>
 void split(T* HWY_RESTRICT x, Index m, const T* HWY_RESTRICT w) {
   Index k = 0;  // real components
 #if HWY_TARGET != HWY_SCALAR
@@ -257,7 +284,7 @@ void add_componentwise(const T* HWY_RESTRICT z, const T* HWY_RESTRICT u, Index c
 
 template <class T>
 FftKernels<T> kernels() {
-  return {load<T>, store<T>, split<T>, join<T>, multiply<T>, correlate<T>, add_scaled<T>, add_componentwise<T>};
+  return {load<T>, store<T>, add_stored<T>, split<T>, join<T>, multiply<T>, correlate<T>, add_scaled<T>, add_componentwise<T>};
 }
 FftKernels<float> kernels_float() {
   return kernels<float>();

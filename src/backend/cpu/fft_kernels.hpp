@@ -21,6 +21,8 @@ struct FftKernels {
   void (*load)(const T* x, const T* scale, Index n, Index h, Index stride, const T* w, T* line);
   // x[j] = line[j] + conj(w_j) line[stride + j], j < n.
   void (*store)(const T* line, Index n, Index stride, const T* w, T* x);
+  // x[j] += s_j (line[j] + conj(w_j) line[stride + j]), j < n; s real.
+  void (*add_stored)(const T* line, Index n, Index stride, const T* w, const T* scale, T* x);
   // One more step of the same kind, in place on 4 m numbers, for halves that are larger than the first-level cache: part q = 0
   // .. 3 (m numbers at q m) becomes w^(jq) sum_l (-i)^(ql) x_(j + l m), w = e^{-2 pi i / (4 m)}, whose transform of length m is
   // that of x at the frequencies 4 k + q. w: w^j, w^(2j), w^(3j), j < m, one after the other.

@@ -288,10 +288,11 @@ void GridTransform<T>::forward(const T* x, const T* scale, T* spectrum, Scratch&
 }
 
 template <class T>
-void GridTransform<T>::inverse(T* spectrum, T* x, Scratch& scratch) const {
+void GridTransform<T>::inverse(T* spectrum, T* x, Scratch& scratch, const T* scale) const {
   for (std::size_t s = 0; s < axes_.size(); ++s) {
     const Axis& axis = axes_[s];
-    T* to = s + 1 == axes_.size() ? x : scratch.stages[s].data();
+    const bool last = s + 1 == axes_.size();
+    T* to = last ? x : scratch.stages[s].data();
     const Index line = 2 * axis.stride;
     for (Index r0 = 0; r0 < axis.rows; r0 += axis.batch) {
       const Index rows = std::min(axis.batch, axis.rows - r0);
@@ -304,7 +305,12 @@ void GridTransform<T>::inverse(T* spectrum, T* x, Scratch& scratch) const {
       }
       transform_lines(axis, rows, true, lines);
       for (Index r = 0; r < rows; ++r) {
-        kernels_.store(lines + 2 * r * line, axis.n, axis.stride, axis.twiddle.data(), to + 2 * (r0 + r) * axis.n);
+        const Index out = (r0 + r) * axis.n;
+        if (last && scale != nullptr) {
+          kernels_.add_stored(lines + 2 * r * line, axis.n, axis.stride, axis.twiddle.data(), scale + out, to + 2 * out);
+        } else {
+          kernels_.store(lines + 2 * r * line, axis.n, axis.stride, axis.twiddle.data(), to + 2 * out);
+        }
       }
     }
   }

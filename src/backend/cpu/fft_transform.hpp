@@ -37,8 +37,8 @@ class GridTransform {
 
   // spectrum of s_j x_j; scale null: s = 1.
   void forward(const T* x, const T* scale, T* spectrum, Scratch& scratch) const;
-  // x = prod 2 h_t times the inverse transform. The spectrum is overwritten.
-  void inverse(T* spectrum, T* x, Scratch& scratch) const;
+  // x = prod 2 h_t times the inverse transform; scale given: x_j += s_j times it. The spectrum is overwritten.
+  void inverse(T* spectrum, T* x, Scratch& scratch, const T* scale = nullptr) const;
 
   const FftKernels<T>& kernels() const { return kernels_; }
 
