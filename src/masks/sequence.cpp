@@ -19,6 +19,9 @@ constexpr Index kReferenceWidth = 64;
 // More basis vectors never pay: at 24 and m = c = 64 the far part costs as much as tiles over 3,000 tokens.
 constexpr Index kMostBasis = 24;
 
+// What the first product takes for the fit and the certificate, and keeps of it: values by distance, errors by chunk.
+constexpr std::size_t kSetUpBytes = 6u << 20, kSetUpBytesPerToken = 400;
+
 // Functions with more parameters than this are taken for tables: each derivative costs a fit and basis vectors.
 constexpr std::size_t kMostParameters = 6;
 
@@ -228,7 +231,8 @@ Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape 
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
   r.row_wise = true;
   r.fitted_negative = form.basis.fitted_negative;
-  r.extra_bytes = backend::chunked_bytes(p, shape.rank, shape.columns);
+  r.extra_bytes = backend::chunked_bytes(p, shape.rank, shape.columns) + kSetUpBytes +
+                  kSetUpBytesPerToken * static_cast<std::size_t>(p.length);
   std::ostringstream reason;
   if (kind == Kind::band) {
     reason << form.reason;

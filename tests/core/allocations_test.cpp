@@ -136,6 +136,7 @@ struct Case {
   std::string name;
   Make<T> make;
   bool forms_matrix = false;  // its engine keeps L x L entries, as the report says
+  Index least = 0;            // shorter ones have no such engine
 };
 
 template <class O = es::MaskOptions>
@@ -165,6 +166,16 @@ Make<T> grid(const std::string& engine, bool causal = false) {
     auto o = forced<es::GridOptions>(engine);
     o.causal = causal;
     return std::make_shared<es::GridMask<T>>(std::vector<Index>{n}, es::Exponential{0.01, 1}, es::Distance::l1, o);
+  };
+}
+template <class T>
+Make<T> sequence(const std::string& engine) {
+  return [=](Index n) {
+    auto o = forced<es::GridOptions>(engine);
+    o.tolerance = 1e-5;
+    const es::DistanceFunction f =
+        engine == "band" ? es::DistanceFunction(es::Gaussian{20}) : es::DistanceFunction(es::Rational{16});
+    return std::make_shared<es::GridMask<T>>(std::vector<Index>{n}, f, es::Distance::l1, o);
   };
 }
 template <class T>
@@ -256,6 +267,8 @@ std::vector<Case<T>> cases() {
       {"grid, direct", direct},
       {"grid, causal", grid<T>("direct", true)},
       {"image, direct", image<T>("direct")},
+      {"sequence, exponentials", sequence<T>("exponentials"), false, 512},
+      {"sequence, band", sequence<T>("band"), false, 512},
       {"tree, sweep", sweep},
       {"tree, dense", tree<T>("dense"), true},
       {"forest, sweep", forest<T>()},
@@ -411,6 +424,7 @@ TEST_CASE_TEMPLATE("products stay within report().extra_bytes, whatever the thre
   for (const Case<T>& one : cases<T>()) {
     for (const Size size : {Size{96, 3, 5}, {512, 24, 40}, {2048, 40, 24}, {1024, 1, 1}}) {
       const Index length = size.length, m = size.m, c = size.c;
+      if (length < one.least) continue;
       const es::MaskPointer<T> mask = one.make(length);
       const std::size_t plain = mask->report({.columns = c}).extra_bytes;
       const std::size_t masked = mask->report({.columns = c, .rank = m}).extra_bytes;
@@ -435,6 +449,7 @@ TEST_CASE_TEMPLATE("gradients stay within extra_bytes, four times the scratch me
   for (const Case<T>& one : cases<T>()) {
     for (const Size size : {Size{96, 3, 5}, {512, 24, 40}, {2048, 40, 24}}) {
       const Index length = size.length, m = size.m, c = size.c;
+      if (length < one.least) continue;
       const es::MaskPointer<T> mask = one.make(length);
       const std::size_t arguments = argument_bytes<T>(length, m, c, mask->parameters().size());
       for (const int threads : {1, 2, 7}) {
