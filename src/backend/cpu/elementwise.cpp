@@ -55,7 +55,14 @@ void fill(MatrixView<T, B> y, T value, const Context<B>& context) {
 
 template <class T, class B>
 void copy(MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context) {
-  over_rows(y.rows, y.cols, sizeof(T), context, [&](Index i) { std::copy_n(x.row(i), y.cols, y.row(i)); });
+  if (x.row_stride != y.cols || y.row_stride != y.cols || y.cols == 0) {
+    over_rows(y.rows, y.cols, sizeof(T), context, [&](Index i) { std::copy_n(x.row(i), y.cols, y.row(i)); });
+    return;
+  }
+  // Without gaps in pieces: a column of denominators row by row would be a call an element.
+  const Index size = y.rows * y.cols, piece = row_block(1, sizeof(T));
+  parallel_for(context, (size + piece - 1) / piece,
+               [&](Index t, int) { std::copy_n(x.data + t * piece, std::min(piece, size - t * piece), y.data + t * piece); });
 }
 
 template <class T, class B>
