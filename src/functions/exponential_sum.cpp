@@ -50,6 +50,9 @@ class Search {
       offer(ExponentialSum{}, "zero");
       return done();
     }
+    if (p_.integers && p_.one_sided && p_.kind == ToleranceKind::row && p_.first == 0 && p_.all[0] == 0) {
+      note("row 0 is f(0) = 0 alone and has no relative error (first = 1 leaves distance 0 to the caller)");
+    }
     take_samples(p_);
     if (options_.start && refit()) return done();
     if (jets()) return done();
@@ -189,7 +192,10 @@ class Search {
   static std::vector<std::complex<double>> resampled(const Basis& basis, Index count) {
     if (basis.decays.size() < 2 || count < 2 || !all_real(basis)) return {};
     std::vector<double> logs;
-    for (const auto& s : basis.decays) logs.push_back(std::log(s.real()));
+    for (const auto& s : basis.decays) {
+      if (s.real() > 0) logs.push_back(std::log(s.real()));
+    }
+    if (logs.size() < 2) return {};
     std::sort(logs.begin(), logs.end());
     std::vector<std::complex<double>> out;
     const double scale = static_cast<double>(logs.size()) / static_cast<double>(count);

@@ -305,6 +305,9 @@ TEST_CASE("one-sided rows start with a single distance") {
   FitOptions options = within(1e-4);
   options.one_sided = true;
   // Row 0 of a causal mask is f(0) = 0 alone: a relative error has no meaning there unless the caller serves d = 0 himself.
+  const ExponentialFit all = fit_exponentials(f, 400, options);
+  CHECK_FALSE(all.met);
+  CHECK(mentions(all, "row 0 is f(0) = 0 alone"));
   options.first = 1;
   const ExponentialFit fit = fit_exponentials(f, 400, options);
   CHECK(fit.met);
