@@ -27,8 +27,8 @@ constexpr double kHeadroom = 30;
 constexpr double kNearMiss = 20;
 // Rows x slots^2 that one polish may touch; beyond it coefficients alone are fitted.
 constexpr double kPolishWork = 2e7;
-// Rows x slots of all least-squares problems after which a search that has not met the tolerance ends: about 0.2 s.
-constexpr double kSearchWork = 6e6;
+// Rows x slots of all least-squares problems after which a search that has not met the tolerance ends: about 0.1 s.
+constexpr double kSearchWork = 4e6;
 
 std::string number(double v) {
   char text[32];
@@ -59,7 +59,7 @@ class Search {
     const std::string known = notes_;
     shortest(false);
     // A second look costs as much again: not for what needs as many samples as it has distances.
-    if (!best_.met && p_.integers && p_.samples.needed < static_cast<Index>(p_.all.size() / 4)) {
+    if (!best_.met && (!p_.integers || p_.samples.needed < static_cast<Index>(p_.all.size() / 4))) {
       tried_.clear(), notes_ = known, work_before_ = p_.work;
       shortest(true);
     }
