@@ -54,6 +54,10 @@ class Search {
       note("row 0 is f(0) = 0 alone and has no relative error (first = 1 leaves distance 0 to the caller)");
     }
     take_samples(p_);
+    if (p_.samples.rough) {
+      note("sampling was given up there");
+      return done();
+    }
     if (options_.start && refit()) return done();
     if (jets()) return done();
     const std::string known = notes_;

@@ -355,6 +355,21 @@ TEST_CASE("real ranges of length 0 and functions with a root at 0") {
   CHECK_FALSE(root.certificate.estimated);
 }
 
+TEST_CASE("functions too rough for a real range are given up, in bounded work") {
+  for (const auto& f : {DistanceFunction(Callable{[](double d) { return std::cos(1e6 * d); }}),
+                        DistanceFunction(Callable{[](double d) { return std::sin(1e9 * d * d); }})}) {
+    const ExponentialFit fit = fit_exponentials(f, RealRange{0, 1000}, within(1e-4));
+    CHECK_FALSE(fit.met);
+    CHECK(mentions(fit, "sampling was given up"));
+    CHECK(fit.evaluations < 400000);
+  }
+  // Jumps cost pieces, not a blow-up.
+  const ExponentialFit steps =
+      fit_exponentials(PiecewiseConstant{{1, 2, 30}, {1, -1, 0.5, 0}}, RealRange{0, 100}, within(1e-4));
+  CHECK_FALSE(steps.met);
+  CHECK(steps.evaluations < 3000000);
+}
+
 TEST_CASE("the same fit twice is the same to the bit") {
   for (const DistanceFunction& f : {five[1], DistanceFunction(FunctionTable{white_noise(300)})}) {
     const ExponentialFit a = fit_exponentials(f, 300, within(1e-5)), b = fit_exponentials(f, 300, within(1e-5));
