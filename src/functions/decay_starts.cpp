@@ -208,7 +208,9 @@ LoewnerStart::LoewnerStart(Problem& p, bool refined) : integers_(p.integers) {
     double d = std::min(p.first + 1 / w, p.last);
     if (p.integers) d = std::floor(d);
     const double y = p.integers ? p.all[static_cast<std::size_t>(d)] : (*p.f)(d);
-    return w / std::sqrt(p.allowed(d, y));
+    // The tail of a Gaussian has no frequencies of its own: where bounds follow |f| down to 1e-7, even ones may do better.
+    const bool even = refined && (p.kind == ToleranceKind::pointwise || !p.integers);
+    return w / std::sqrt(even ? p.tolerance * p.largest : p.allowed(d, y));
   };
   if (integers_) {
     const std::span<const double> f = std::span<const double>(p.all).subspan(static_cast<std::size_t>(p.first));

@@ -18,7 +18,8 @@ namespace espalier::fitting {
 // circle make the truncated sum rational); A. Mayo, A. Antoulas, Linear Algebra Appl. 425 (2007) 634, section 3.
 class LoewnerStart {
  public:
-  // refined: more points around the highest peaks of the spectrum, for functions that oscillate with little or slow decay.
+  // refined: more points around the highest peaks of the spectrum, for functions that oscillate with little or slow decay; and
+  // where the allowed error follows |f|, the same one at all frequencies.
   LoewnerStart(Problem& problem, bool refined);
   // Singular values, descending, in units of what the tolerance allows.
   const Eigen::VectorXd& singular_values() const { return values_; }

@@ -197,14 +197,7 @@ class ExponentialSumState final : public State {
   double derivative(std::size_t, double) const override { return 0; }
   DistanceFunction with(Parameters) const override { return DistanceFunction(f_); }
   std::optional<ExponentialSum> exponential_terms() const override { return f_; }
-  double disc_bound(double c, double r) const override {
-    double bound = 0;
-    for (const ExponentialTerm& t : f_.terms) {
-      bound +=
-          std::abs(t.coefficient) * std::pow(std::abs(c) + r, t.power) * std::exp(-t.decay.real() * c + std::abs(t.decay) * r);
-    }
-    return bound;
-  }
+  double disc_bound(double c, double r) const override { return f_.disc_bound(c, r); }
 
  private:
   ExponentialSum f_;

@@ -27,8 +27,8 @@ constexpr double kHeadroom = 30;
 constexpr double kNearMiss = 20;
 // Rows x slots^2 that one polish may touch; beyond it coefficients alone are fitted.
 constexpr double kPolishWork = 2e7;
-// Rows x slots of all least-squares problems after which a search that has not met the tolerance ends: about 0.2 s.
-constexpr double kSearchWork = 6e6;
+// Rows x slots of all least-squares problems after which a search that has not met the tolerance ends: about 0.1 s.
+constexpr double kSearchWork = 4e6;
 
 std::string number(double v) {
   char text[32];
@@ -50,13 +50,20 @@ class Search {
       offer(ExponentialSum{}, "zero");
       return done();
     }
+    if (p_.integers && p_.one_sided && p_.kind == ToleranceKind::row && p_.first == 0 && p_.all[0] == 0) {
+      note("row 0 is f(0) = 0 alone and has no relative error (first = 1 leaves distance 0 to the caller)");
+    }
     take_samples(p_);
+    if (p_.samples.rough) {
+      note("sampling was given up there");
+      return done();
+    }
     if (options_.start && refit()) return done();
     if (jets()) return done();
     const std::string known = notes_;
     shortest(false);
     // A second look costs as much again: not for what needs as many samples as it has distances.
-    if (!best_.met && p_.integers && p_.samples.needed < static_cast<Index>(p_.all.size() / 4)) {
+    if (!best_.met && (!p_.integers || p_.samples.needed < static_cast<Index>(p_.all.size() / 4))) {
       tried_.clear(), notes_ = known, work_before_ = p_.work;
       shortest(true);
     }
@@ -189,7 +196,10 @@ class Search {
   static std::vector<std::complex<double>> resampled(const Basis& basis, Index count) {
     if (basis.decays.size() < 2 || count < 2 || !all_real(basis)) return {};
     std::vector<double> logs;
-    for (const auto& s : basis.decays) logs.push_back(std::log(s.real()));
+    for (const auto& s : basis.decays) {
+      if (s.real() > 0) logs.push_back(std::log(s.real()));
+    }
+    if (logs.size() < 2) return {};
     std::sort(logs.begin(), logs.end());
     std::vector<std::complex<double>> out;
     const double scale = static_cast<double>(logs.size()) / static_cast<double>(count);

@@ -117,6 +117,15 @@ double ExponentialSum::magnitude(double first, double last) const {
   return sum;
 }
 
+double ExponentialSum::disc_bound(double centre, double radius) const {
+  double bound = 0;
+  for (const ExponentialTerm& t : terms) {
+    bound += std::abs(t.coefficient) * power_of(std::abs(centre) + radius, t.power) *
+             std::exp(-t.decay.real() * centre + std::abs(t.decay) * radius);
+  }
+  return bound;
+}
+
 double ExponentialSum::least_decay() const {
   double least = std::numeric_limits<double>::infinity();
   for (const ExponentialTerm& t : terms) least = std::min(least, t.decay.real());

@@ -19,6 +19,8 @@ constexpr std::size_t kNodes = 8;
 constexpr double kWhole = 24;
 // Least squares see at most so many distances.
 constexpr std::size_t kMostSamples = 4096;
+// Pieces of a real range; the functions of this library need some hundred.
+constexpr std::size_t kMostPieces = 4096;
 // Points of a real range at which the largest |f| is looked for, half of them evenly spaced, half in the logarithm.
 constexpr int kScan = 512;
 constexpr double kPi = 3.14159265358979323846;
@@ -108,7 +110,8 @@ class Sampler {
     // Where f is as good as 0 a sum is not yet: pieces grow with the distance, whatever f does.
     const double short_piece = p_.integers ? kWhole : 1e-3 * (p_.last - p_.first);
     const bool graded = b - a <= 0.5 * (a - p_.first) + short_piece;
-    if (depth >= 48 || (graded && smooth(piece))) {
+    p_.samples.rough = p_.pieces.size() >= kMostPieces;
+    if (depth >= 48 || p_.samples.rough || (graded && smooth(piece))) {
       const double length = p_.integers ? b - a + 1 : b - a;
       for (std::size_t k = 0; k < kNodes; ++k) {
         const double left = k == 0 ? piece.d[k] : piece.d[k - 1], right = k + 1 == kNodes ? piece.d[k] : piece.d[k + 1];

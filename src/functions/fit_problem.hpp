@@ -21,6 +21,7 @@ struct Samples {
   Eigen::VectorXd share;    // how many integers (or how much length) a sample stands for
   Eigen::VectorXd allowed;  // |f~ - f| that spends the tolerance evenly
   Index needed = 0;         // samples that f needs, before a rough function is thinned out
+  bool rough = false;       // real ranges: so many that sampling was given up
 };
 
 struct Problem {

@@ -19,16 +19,6 @@ constexpr double kGrowth = 1.072;  // 1 / cos(15 pi / 128), rounded up
 // A sum that needs more pieces than this oscillates or jumps too much to be bounded; it then has no certificate.
 constexpr int kMostPieces = 8192;
 
-// sup |sum| on a complex disc around a real centre.
-double disc_bound(const ExponentialSum& sum, double centre, double radius) {
-  double bound = 0;
-  for (const ExponentialTerm& t : sum.terms) {
-    bound += std::abs(t.coefficient) * std::pow(centre + radius, t.power) *
-             std::exp(-t.decay.real() * centre + std::abs(t.decay) * radius);
-  }
-  return bound;
-}
-
 class RangeCheck {
  public:
   RangeCheck(Problem& problem, const ExponentialSum& sum) : p_(problem), sum_(sum) {
@@ -86,7 +76,7 @@ class RangeCheck {
       const double r = ratio * h, factor = std::pow(ratio, -(kDegree + 1)) / (1 - 1 / ratio);
       const double f = estimated_ ? 0.0 : p_.f->disc_bound(c, r) * factor;
       remainder_f = std::min(remainder_f, f);
-      remainder = std::min(remainder, f + disc_bound(sum_, c, r) * factor);
+      remainder = std::min(remainder, f + sum_.disc_bound(c, r) * factor);
     }
     double error = 0, slack = 0, low = kInfinity, high = -kInfinity;
     Index negative = 0;

@@ -26,14 +26,17 @@ struct FitOptions {
 };
 
 struct ExponentialFit {
-  bool met = false;  // within tolerance, slots and amplification; otherwise `sum` is the best that was found
+  // Within tolerance, slots and amplification (closed forms: whatever theirs is). Otherwise `sum` is the best found, if any.
+  bool met = false;
   ExponentialSum sum{};
   // row, entry, pointwise on the fitted distances. Pointwise is empty where it is above 1, row where some row has norm 0.
   Certificate certificate{};
   Index fitted_negative = 0;  // fitted distances with f >= 0 and f~ < 0
   // Largest sum_k |c_k d^p exp(-s d)| over largest |f|: how many times more a rounding error costs than in f itself.
   double amplification = 0;
-  std::string method{};  // "closed form", "exponential", "real decays", "complex decays", "jets", "refit", "shared decays", ...
+  // "closed form", "exponential", "zero", "constant", "jets" (polynomials), "real decays", "complex decays"; from old terms:
+  // "shared decays", "refit", "shared decays with jets"; where not met: "best of the search" or one of these.
+  std::string method{};
   std::string reason{};  // one sentence with the numbers that decided; where not met, what was tried and why it fails
   // What it cost: values of f taken (the exhaustive check included), least-squares problems solved, rows x slots of them all.
   Index evaluations = 0, solves = 0;
@@ -44,9 +47,9 @@ struct ExponentialFit {
 //   sum_d |f~(d) - f(d)| over a row <= tolerance sum_d |f(d)| over that row, for every row (kind row), or
 //   max |f~ - f| <= tolerance max |f| (entry), or |f~ - f| <= tolerance |f| where |f| >= 1e-7 max |f| (pointwise).
 // No term grows: Re s >= 0. Closed forms are taken as they are (exponential, damped cosine, polynomial times exponential);
-// otherwise decays start from a rational interpolation of the generating function sum_d f(d) z^d, or from a logarithmic grid,
-// and are polished by a Levenberg-Marquardt iteration on the variable projection functional; a bisection finds the fewest.
-// Cost: O(count) values of f, O(count slots) for the check, and 10 to 300 ms for the search; memory 40 bytes a distance.
+// otherwise decays start from a rational interpolation of the spectrum of f, or from a logarithmic grid, and are polished by a
+// Levenberg-Marquardt iteration on the variable projection functional; terms are added and dropped until one less misses.
+// Cost: O(count) values of f, O(count slots) for the check, and 5 to 300 ms for the search; memory about 32 bytes a distance.
 // Accuracy: the certificate is computed from every integer distance, the rounding of the check added; a closed form has 0.
 // Functions that are no short sum (white noise, steps) come back with met = false and the reason.
 // Errors: ValueError for count < 1, first outside 0 .. count, a tolerance that is negative or NaN, values that are not finite.

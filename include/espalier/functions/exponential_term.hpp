@@ -36,6 +36,8 @@ struct ESPALIER_EXPORT ExponentialSum {
   Index slots() const;
   // Upper bound of sum_k |c_k d^{p_k} exp(-s_k d)| over first <= d <= last, from the largest value of each term.
   double magnitude(double first, double last) const;
+  // Upper bound of |f~(z)| over |z - centre| <= radius in the complex plane.
+  double disc_bound(double centre, double radius) const;
   // Least Re s; infinity without terms. Negative: the sum grows.
   double least_decay() const;
 };
