@@ -40,6 +40,8 @@ function(espalier_link_packages target)
   # Eigen is header-only and inside .cpp files: only its folder is used, so that consumers never look for it.
   get_target_property(eigen_include Eigen3::Eigen INTERFACE_INCLUDE_DIRECTORIES)
   target_include_directories(${target} SYSTEM PRIVATE ${eigen_include})
+  # Set-up works on small matrices: Eigen's own threads cost up to 20 times what they save, and take cores from the caller.
+  target_compile_definitions(${target} PRIVATE EIGEN_DONT_PARALLELIZE)
   target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX ZLIB::ZLIB PNG::PNG Highway::hwy)
   if(ESPALIER_WITH_FFTW)
     target_link_libraries(${target} PRIVATE FFTW3::fftw3 FFTW3::fftw3f)

@@ -4,10 +4,6 @@
 
 #include <espalier/functions/exponential_sum.hpp>
 
-// Small matrices: Eigen's own threads would cost more than they bring, and the library's threads are the context's.
-#ifndef EIGEN_DONT_PARALLELIZE
-#define EIGEN_DONT_PARALLELIZE
-#endif
 #include <Eigen/Core>
 
 #include <array>
