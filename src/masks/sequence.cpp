@@ -216,8 +216,13 @@ Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape 
   const auto side_work = [](const backend::ChunkSide<T>& s) { return static_cast<double>(s.basis * s.states); };
   Report r;
   r.engine = kind == Kind::band ? "band" : "exponentials";
-  r.flops = heads * length *
-            (near_flops(p.chunk, p.gap, sides, m, c) + far_flops(p.chunk, static_cast<double>(p.lower.basis + p.upper.basis),
+  // Near pairs of chunks: at the ends of the sequence some are missing; the first `gap` chunks of a side have nothing far.
+  const double chunks = std::ceil(length / static_cast<double>(p.chunk)), gap = std::min(static_cast<double>(p.gap), chunks);
+  const double pairs = sides == 2 ? chunks * (2 * gap - 1) - gap * (gap - 1) : chunks * gap - gap * (gap - 1) / 2;
+  const double size = length / chunks;
+  r.flops =
+      heads * (2 * pairs * size * size * (m + c) + (chunks - gap) * size *
+                                                       far_flops(p.chunk, static_cast<double>(p.lower.basis + p.upper.basis),
                                                                  side_work(p.lower) + side_work(p.upper), m, c));
   // Each sweep reads a, b and x and writes y; the second reads y as well. Lanes are padded to whole vectors.
   const double sweeps = kind == Kind::band ? 1 : sides;

@@ -17,8 +17,8 @@ enum class ToleranceKind { row, entry, pointwise };
 // depends on this value, never on a clock.
 struct CostModel {
   double tile_flops = 70e9;         // float tile products, flop/s, one thread (double: half)
-  double chunk_flops = 52e9;        // float products between chunks of a sequence with features (double: half)
-  double chunk_plain_flops = 25e9;  // the same without features: less arithmetic for each number loaded
+  double chunk_flops = 54e9;        // float products between chunks of a sequence with features (double: half)
+  double chunk_plain_flops = 33e9;  // the same without features: less arithmetic for each number loaded
   double fft_flops = 18e9;          // float FFT products, counted as 5 N log2 N each way for two columns (double: half)
   double bandwidth = 10e9;          // main memory, bytes/s
   double sparse_flops = 6e9;        // CSR row times a panel of columns
