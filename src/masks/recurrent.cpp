@@ -10,25 +10,13 @@
 #include <string>
 
 #include "backend/recurrence.hpp"
+#include "functions/decay_groups.hpp"
 
 namespace espalier {
 
 namespace {
 
-double factorial(int n) {
-  return n < 2 ? 1 : n * factorial(n - 1);
-}
-
-// The terms of one decay: states for powers highest .. 0, a pair each where it turns.
-struct Group {
-  std::complex<double> decay;
-  bool turns;
-  std::vector<std::complex<double>> coefficients;  // by power
-  int width() const { return turns ? 2 : 1; }
-};
-
-std::vector<Group> groups_of(const ExponentialSum& sum) {
-  std::vector<Group> groups;
+void check_terms(const ExponentialSum& sum) {
   for (const ExponentialTerm& t : sum.terms) {
     const bool finite = std::isfinite(t.coefficient.real()) && std::isfinite(t.coefficient.imag()) &&
                         std::isfinite(t.decay.real()) && std::isfinite(t.decay.imag());
@@ -36,14 +24,7 @@ std::vector<Group> groups_of(const ExponentialSum& sum) {
     if (t.decay.real() < 0) {
       throw ValueError("RecurrentMask: a term grows (decay " + std::to_string(t.decay.real()) + ", expected at least 0)");
     }
-    auto at = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.decay == t.decay; });
-    if (at == groups.end()) at = groups.insert(groups.end(), Group{t.decay, false, {}});
-    at->turns = at->turns || !t.real();
-    const auto power = static_cast<std::size_t>(t.power);
-    if (at->coefficients.size() <= power) at->coefficients.resize(power + 1);
-    at->coefficients[power] += t.coefficient;
   }
-  return groups;
 }
 
 }  // namespace
@@ -54,19 +35,20 @@ std::vector<Group> groups_of(const ExponentialSum& sum) {
 template <class T>
 struct RecurrentMask<T>::State {
   ExponentialSum sum;
-  std::vector<Group> groups;
+  std::vector<DecayGroup> groups;
   Certificate certificate{};
   Index m, c, width, length = 0;
   std::vector<double> decay, in, out, couple_weight, values;
   std::vector<Index> couple_start{0}, couple_state;
   std::vector<double> a, b, x, y;
 
-  State(ExponentialSum given, Index features, Index columns)
-      : sum(std::move(given)), groups(groups_of(sum)), m(features), c(columns) {
+  State(ExponentialSum given, Index features, Index columns) : sum(std::move(given)), m(features), c(columns) {
+    check_terms(sum);
+    groups = decay_groups(sum);
     if (m < 1) throw ValueError("RecurrentMask: " + std::to_string(m) + " features, expected at least 1");
     if (c < 0) throw ValueError("RecurrentMask: " + std::to_string(c) + " columns, expected at least 0");
     width = (c + 1 + 7) / 8 * 8;
-    for (const Group& g : groups) {
+    for (const DecayGroup& g : groups) {
       const int powers = static_cast<int>(g.coefficients.size());
       const auto first = static_cast<Index>(decay.size());
       for (int k = powers - 1; k >= 0; --k) {
@@ -89,14 +71,14 @@ struct RecurrentMask<T>::State {
 
   void coefficients() {
     std::size_t at = 0;
-    for (const Group& g : groups) {
+    for (const DecayGroup& g : groups) {
       const double angle = g.decay.imag() * static_cast<double>(length);
       const std::complex<double> turn(std::cos(angle), std::sin(angle));
       for (std::size_t k = g.coefficients.size(); k-- > 0;) {
         const std::complex<double> read = g.coefficients[k] * factorial(static_cast<int>(k)) * std::conj(turn);
-        in[at] = k == 0 ? (g.turns ? turn.real() : 1.0) : 0.0;
-        out[at++] = g.turns ? read.real() : g.coefficients[k].real() * factorial(static_cast<int>(k));
-        if (!g.turns) continue;
+        in[at] = k == 0 ? (!g.real ? turn.real() : 1.0) : 0.0;
+        out[at++] = !g.real ? read.real() : g.coefficients[k].real() * factorial(static_cast<int>(k));
+        if (g.real) continue;
         in[at] = k == 0 ? turn.imag() : 0.0;
         out[at++] = -read.imag();
       }

@@ -93,7 +93,7 @@ std::vector<Shaped> shapes_by_cost(const ToeplitzValues& m, bool plain, double t
   double best = std::numeric_limits<double>::infinity();
   for (const Index chunk : plain ? std::vector<Index>{32} : std::vector<Index>{64, 128}) {
     for (const Index gap : {1, 2, 3, 5, 9, 17, 33}) {
-      if ((gap + 1) * chunk > length) break;
+      if (gap > 1 && (gap + 1) * chunk > length) break;
       Shaped s{chunk, gap};
       const double near = near_flops(chunk, gap, sides, rank, width);
       if (near >= best) break;
@@ -159,7 +159,8 @@ SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index
   SequenceForm<T> form;
   ToeplitzValues m = source().values;
   std::string low, high;
-  const bool with_low = m.has_lower || m.symmetric, with_high = m.has_upper && !m.symmetric;
+  const bool far = length_ > gap * chunk;
+  const bool with_low = far && (m.has_lower || m.symmetric), with_high = far && m.has_upper && !m.symmetric;
   if (with_low) {
     const auto sum = fit_side(true, plain, chunk, gap, low);
     if (!sum) {
@@ -177,7 +178,7 @@ SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index
     m.upper_sum = form.upper = *sum;
   }
   form.basis = chunk_basis<T>(m, chunk, gap, tolerance_, options_.tolerance_kind);
-  form.reason = with_low ? low : high;
+  form.reason = !far ? "none needed" : with_low ? low : high;
   if (!form.met()) {
     std::ostringstream text;
     text << "its form by " << form.lower.slots() << " states has a row error of " << form.basis.certificate.row.value_or(1);

@@ -119,6 +119,13 @@ TEST_CASE_TEMPLATE("exponentials: the laws", T, float, double) {
   espalier::test::check_mask_laws(sequence_case<T>("causal", rational, Distance::l1, 137, true, "exponentials", tolerance));
 }
 
+TEST_CASE("exponentials: the laws on lengths around the chunks' borders") {
+  const DistanceFunction f(DampedCosine{1 / 5.0, 1 / 40.0});
+  for (const Index n : {2, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129}) {
+    espalier::test::check_mask_laws(sequence_case<double>("short", f, Distance::l1, n, n % 2 == 1, "exponentials", 1e-8));
+  }
+}
+
 TEST_CASE_TEMPLATE("band: the laws", T, float, double) {
   const double tolerance = sizeof(T) == 4 ? 1e-6 : 1e-8;
   const DistanceFunction narrow(Gaussian{3});

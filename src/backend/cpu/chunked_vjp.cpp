@@ -10,7 +10,7 @@
 // parameter is <moments of the chunk's rows, states of sources read with the derivative's coefficients>.
 // Near tiles: a_bar by tiles of rows, b_bar and x_bar by tiles of sources, so that no task writes to another's chunk.
 #include "backend/chunked.hpp"
-#include "backend/cpu/chunked_call.hpp"
+#include "backend/cpu/chunked_backward_call.hpp"
 #include "backend/cpu/parallel.hpp"
 #include "backend/elementwise.hpp"
 
@@ -22,76 +22,13 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "backend/cpu/chunk_derivatives-inl.hpp"
 #include "backend/cpu/chunk_kernels-inl.hpp"
+#include "backend/cpu/chunk_near_vjp-inl.hpp"
 #include "backend/cpu/chunk_scan-inl.hpp"
 #include "backend/cpu/dispatch.hpp"
 #include "backend/cpu/packing-inl.hpp"
 #include "backend/cpu/register_tile-inl.hpp"
-
-#ifndef ESPALIER_CHUNK_BACKWARD
-#define ESPALIER_CHUNK_BACKWARD
-namespace espalier::backend {
-
-template <class T>
-struct ChunkBackward {
-  const ChunkedToeplitz<T>* mask;
-  const ChunkedToeplitz<T>* turned;  // the transposed mask: its rows are the sources
-  MatrixView<const T, Cpu> a, b, x, y_bar;
-  VectorView<const T, Cpu> r_bar;
-  MatrixView<T, Cpu> a_bar, b_bar, x_bar;
-  bool want_a, want_sources, want_b, want_x, want_parameters;
-  bool near, add;  // this sweep does the near tiles; it adds to what the gradients hold
-  Index m, c, m_pad, c_pad, step;
-  Index chunks() const { return (mask->length + mask->chunk - 1) / mask->chunk; }
-  Index begin(Index chunk) const { return chunk * mask->chunk; }
-  Index rows(Index chunk) const { return std::min(mask->chunk, mask->length - begin(chunk)); }
-  Index near_size() const { return 2 * mask->gap * mask->chunk - 1; }
-};
-
-// Scratch of one worker, in elements, each part on whole cache lines.
-template <class T>
-struct ChunkBackwardScratch {
-  Index size = 0;
-  Index b_plain, x_plain, weighted, factor;                                      // moments
-  Index y_lanes, x_lanes, b_lanes, lanes_weighted, turned, a_bar, b_bar, x_bar;  // reads
-  Index packed_x, packed_a, packed_y, w, s, t;                                   // near tiles
-
-  ChunkBackwardScratch(const TileGeometry& g, const ChunkBackward<T>& call) {
-    const Index chunk = call.mask->chunk, panels = (chunk + g.panel - 1) / g.panel, m = call.m, c = call.c;
-    b_plain = take(chunk * call.m_pad + g.rows);
-    x_plain = take(chunk * call.c_pad + g.rows);
-    weighted = take(chunk * call.m_pad);
-    factor = take(chunk);
-    y_lanes = take(panels * (c + 1) * g.panel);
-    x_lanes = take(panels * (c + 1) * g.panel);
-    b_lanes = take(panels * m * g.panel);
-    lanes_weighted = take(std::max(c + 1, m) * g.panel);
-    turned = take(m * call.c_pad + g.rows);
-    a_bar = take(panels * g.padded_rows(m) * g.panel);
-    b_bar = take(panels * g.padded_rows(m) * g.panel);
-    x_bar = take(panels * g.padded_rows(c) * g.panel);
-    packed_x = take(g.padded_rows(chunk) * c);
-    packed_y = take(g.padded_rows(chunk) * c);
-    packed_a = take(g.padded_rows(chunk) * m);
-    w = take(chunk * g.panel);
-    s = take(chunk * g.panel);
-    t = take(chunk * g.panel);
-  }
-  Index take(Index n) {
-    const Index at = size;
-    size += align_elements<T>(n);
-    return at;
-  }
-};
-
-// The two sides of one sweep: sources come to rows, rows come to sources.
-template <class T>
-struct ChunkBackwardSweep {
-  ChunkSweep<T> sources, rows;
-};
-
-}  // namespace espalier::backend
-#endif  // ChunkBackward
 
 HWY_BEFORE_NAMESPACE();
 namespace espalier::backend {
@@ -134,82 +71,6 @@ void row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, In
   pair_moments(call, chunk, basis, weights, call.y_bar, call.r_bar, false, call.a, scratch, moments);
 }
 
-// out[k] += sum over elements [from, to) of sum_q S_q sum_p derivative_k[q, p] moments_p.
-template <int R, class T>
-HWY_INLINE void derivative_dot_of(Index states, Index count, const T* HWY_RESTRICT coefficients, Index step, Index from,
-                                  Index to, const T* HWY_RESTRICT moments, const T* HWY_RESTRICT state, double* out) {
-  constexpr int V = 2 * R + 4 <= (kRows == 12 ? 32 : 16) ? 2 : 1;
-  const Wide<T> d;
-  const auto part = [&](const T* z, Index u, auto vectors) HWY_ATTR {
-    constexpr int W = vectors;
-    hn::Vec<Wide<T>> p[R][W], sum[W];
-#pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 2
-      for (int v = 0; v < W; ++v) p[i][v] = hn::LoadU(d, moments + i * step + u + v * kLanes<T>);
-    }
-#pragma GCC unroll 2
-    for (int v = 0; v < W; ++v) sum[v] = hn::Zero(d);
-    for (Index q = 0; q < states; ++q, z += R) {
-      hn::Vec<Wide<T>> t[W];
-#pragma GCC unroll 2
-      for (int v = 0; v < W; ++v) t[v] = hn::Zero(d);
-#pragma GCC unroll 8
-      for (int i = 0; i < R; ++i) {
-        const auto w = hn::Set(d, z[i]);
-#pragma GCC unroll 2
-        for (int v = 0; v < W; ++v) t[v] = hn::MulAdd(w, p[i][v], t[v]);
-      }
-#pragma GCC unroll 2
-      for (int v = 0; v < W; ++v) sum[v] = hn::MulAdd(t[v], hn::LoadU(d, state + q * step + u + v * kLanes<T>), sum[v]);
-    }
-    for (int v = 1; v < W; ++v) sum[0] = hn::Add(sum[0], sum[v]);
-    return sum[0];
-  };
-  for (Index k = 0; k < count; ++k) {
-    const T* z = coefficients + k * states * R;
-    auto total = hn::Zero(d);
-    Index u = from;
-    for (; u + V * kLanes<T> <= to; u += V * kLanes<T>) total = hn::Add(total, part(z, u, Constant<V>()));
-    for (; u < to; u += kLanes<T>) total = hn::Add(total, part(z, u, Constant<1>()));
-    out[k] += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, total)));
-  }
-}
-
-template <class T>
-void derivative_dot(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to,
-                    const T* moments, const T* state, double* out) {
-  switch (basis) {
-#define ESPALIER_DOT(R) \
-  case R:               \
-    return derivative_dot_of<R>(states, count, coefficients, step, from, to, moments, state, out);
-    ESPALIER_DOT(1)
-    ESPALIER_DOT(2)
-    ESPALIER_DOT(3)
-    ESPALIER_DOT(4)
-    ESPALIER_DOT(5)
-    ESPALIER_DOT(6)
-    ESPALIER_DOT(7)
-    ESPALIER_DOT(8)
-#undef ESPALIER_DOT
-    default:
-      break;
-  }
-  const Wide<T> d;
-  for (Index k = 0; k < count; ++k) {
-    auto sum = hn::Zero(d);
-    for (Index u = from; u < to; u += kLanes<T>) {
-      for (Index q = 0; q < states; ++q) {
-        const T* z = coefficients + (k * states + q) * basis;
-        auto t = hn::Zero(d);
-        for (Index p = 0; p < basis; ++p) t = hn::MulAdd(hn::Set(d, z[p]), hn::LoadU(d, moments + p * step + u), t);
-        sum = hn::MulAdd(t, hn::LoadU(d, state + q * step + u), sum);
-      }
-    }
-    out[k] += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));
-  }
-}
-
 // to[k][.] = w[.] from[k][.] for `depth` rows of one panel.
 template <int V, class T>
 HWY_INLINE void weigh_lanes(Index depth, const T* HWY_RESTRICT weight, const T* HWY_RESTRICT from, T* HWY_RESTRICT to) {
@@ -222,146 +83,6 @@ HWY_INLINE void weigh_lanes(Index depth, const T* HWY_RESTRICT weight, const T* 
     for (int v = 0; v < V; ++v) {
       const Index l = k * kPanel<T> + v * kLanes<T>;
       hn::Store(hn::Mul(w[v], hn::Load(d, from + l)), d, to + l);
-    }
-  }
-}
-
-// Tile of near weights for one panel: out[j][.] = mask[.] (sum_k u[j][k] lanes[k][.] + last), last a vector over lanes or one
-// number a row j. mask null: no factor. u: panels of `packed` rows, of which the first nj are wanted.
-template <int V, class T>
-HWY_INLINE void near_weights(Index depth, const T* HWY_RESTRICT u, const T* HWY_RESTRICT lanes, const T* last_lanes,
-                             const T* last_rows, Index nj, Index packed, const T* mask, T* HWY_RESTRICT out) {
-  const Wide<T> d;
-  for (Index j = 0; j < nj; j += kRows) {
-    with_tile_rows(packed - j, [&](auto height) HWY_ATTR {
-      constexpr int R = height;
-      Accumulator<T, R, V> acc;
-      clear(acc);
-      multiply_accumulate<T, R, V>(depth, u, 1, R, lanes, kPanel<T>, acc);
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        if (j + r < nj) {
-#pragma GCC unroll 2
-          for (int v = 0; v < V; ++v) {
-            auto w = acc.c[r][v];
-            if (last_lanes != nullptr) w = hn::Add(w, hn::Load(d, last_lanes + v * kLanes<T>));
-            if (last_rows != nullptr) w = hn::Add(w, hn::Set(d, last_rows[j + r]));
-            if (mask != nullptr) w = hn::Mul(w, hn::LoadU(d, mask - (j + r) + v * kLanes<T>));
-            hn::Store(w, d, out + (j + r) * kPanel<T> + v * kLanes<T>);
-          }
-        }
-      }
-      u += depth * R;
-    });
-  }
-}
-
-// Packed lanes of one chunk: value rows, then one more row `last` (or ones): [panel][cols + 1][kPanel].
-template <class T>
-void pack_lanes_with_last(MatrixView<const T, Cpu> value, Index cols, VectorView<const T, Cpu> last, bool last_is_one,
-                          Index first, Index n, T* HWY_RESTRICT y) {
-  for (Index i = 0; i < n; i += kPanel<T>, y += (cols + 1) * kPanel<T>) {
-    const Index rows = std::min(kPanel<T>, n - i);
-    std::fill_n(y, (cols + 1) * kPanel<T>, T(0));
-    if (value) transpose(value.row(first + i), value.row_stride, rows, cols, y, kPanel<T>);
-    T* end = y + cols * kPanel<T>;
-    for (Index l = 0; l < rows; ++l) end[l] = last_is_one ? T(1) : last ? last[first + i + l] : T(0);
-  }
-}
-
-// a_bar of one chunk from near sources.
-template <class T>
-void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, Index chunk, T* scratch) {
-  const ChunkedToeplitz<T>& mask = *call.mask;
-  const Index i0 = call.begin(chunk), ni = call.rows(chunk);
-  const Index first = std::max<Index>(0, chunk - (mask.has_lower ? mask.gap - 1 : 0));
-  const Index last = std::min(call.chunks() - 1, chunk + (mask.has_upper ? mask.gap - 1 : 0));
-  for (Index source = first; source <= last; ++source) {
-    const Index j0 = call.begin(source), nj = call.rows(source);
-    copy_padded(call.b, j0, nj, call.m_pad, scratch + at.b_plain);
-    if (call.y_bar) pack_rows(call.x, j0, nj, scratch + at.packed_x);
-    for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
-      Index from, to;
-      visible_sources(mask, i0 + i, kPanel<T>, j0, nj, from, to);
-      if (from >= to) continue;
-      const T* near = mask.near.data() + (i0 + i - j0 + mask.gap * mask.chunk - 1);
-      const T* lanes = scratch + at.y_lanes + p * (call.c + 1) * kPanel<T>;
-      with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
-        constexpr int V = vectors;
-        near_weights<V>(call.y_bar ? call.c : 0, scratch + at.packed_x + from * call.c, lanes, lanes + call.c * kPanel<T>,
-                        static_cast<const T*>(nullptr), to - from, nj - from, near - from, scratch + at.w);
-        add_strided<V>(to - from, scratch + at.b_plain + from * call.m_pad, call.m_pad, call.m, scratch + at.w, kPanel<T>,
-                       scratch + at.a_bar + p * padded_rows(call.m) * kPanel<T>);
-      });
-    }
-  }
-}
-
-// P = M S, G = M W, and the gradient of near entries S W by offset, for one panel of sources and n rows.
-template <int V, class T>
-HWY_INLINE void combine_near(Index n, const T* mask, T* HWY_RESTRICT w, T* HWY_RESTRICT s, T* near_bar, Index lanes) {
-  const Wide<T> d;
-  for (Index i = 0; i < n; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
-      const Index at = i * kPanel<T> + v * kLanes<T>;
-      const auto m = hn::LoadU(d, mask - i + v * kLanes<T>), wi = hn::Load(d, w + at), si = hn::Load(d, s + at);
-      if (near_bar != nullptr) {
-        T* to = near_bar - i + v * kLanes<T>;
-        if ((v + 1) * kLanes<T> <= lanes) {
-          hn::StoreU(hn::MulAdd(si, wi, hn::LoadU(d, to)), d, to);
-        } else {
-          for (Index l = v * kLanes<T>; l < lanes; ++l) near_bar[l - i] += s[i * kPanel<T> + l] * w[i * kPanel<T> + l];
-        }
-      }
-      hn::Store(hn::Mul(m, wi), d, w + at);
-      hn::Store(hn::Mul(m, si), d, s + at);
-    }
-  }
-}
-
-// b_bar and x_bar of one chunk from near rows; near_bar: by offset j - i of the transposed mask, or null.
-template <class T>
-void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, Index chunk, T* near_bar, T* scratch) {
-  const ChunkedToeplitz<T>& mask = *call.turned;
-  const Index j0 = call.begin(chunk), nj = call.rows(chunk);
-  const Index first = std::max<Index>(0, chunk - (mask.has_lower ? mask.gap - 1 : 0));
-  const Index last = std::min(call.chunks() - 1, chunk + (mask.has_upper ? mask.gap - 1 : 0));
-  for (Index other = first; other <= last; ++other) {
-    const Index i0 = call.begin(other), ni = call.rows(other);
-    copy_padded(call.a, i0, ni, call.m_pad, scratch + at.b_plain);
-    pack_rows(call.a, i0, ni, scratch + at.packed_a);
-    if (call.y_bar) {
-      copy_padded(call.y_bar, i0, ni, call.c_pad, scratch + at.x_plain);
-      pack_rows(call.y_bar, i0, ni, scratch + at.packed_y);
-    }
-    for (Index p = 0, j = 0; j < nj; ++p, j += kPanel<T>) {
-      Index from, to;
-      visible_sources(mask, j0 + j, kPanel<T>, i0, ni, from, to);
-      if (from >= to) continue;
-      const Index offset = j0 + j - i0 + mask.gap * mask.chunk - 1 - from;
-      const T* near = mask.near.data() + offset;
-      with_panel_vectors<T>(nj - j, [&](auto vectors) HWY_ATTR {
-        constexpr int V = vectors;
-        T* w = scratch + at.w;
-        T* s = scratch + at.s;
-        near_weights<V>(call.y_bar ? call.c : 0, scratch + at.packed_y + from * call.c,
-                        scratch + at.x_lanes + p * (call.c + 1) * kPanel<T>, static_cast<const T*>(nullptr),
-                        call.r_bar ? call.r_bar.data + i0 + from : nullptr, to - from, ni - from,
-                        static_cast<const T*>(nullptr), w);
-        near_weights<V>(call.m, scratch + at.packed_a + from * call.m, scratch + at.b_lanes + p * call.m * kPanel<T>,
-                        static_cast<const T*>(nullptr), static_cast<const T*>(nullptr), to - from, ni - from,
-                        static_cast<const T*>(nullptr), s);
-        combine_near<V>(to - from, near, w, s, near_bar == nullptr ? nullptr : near_bar + offset, std::min(kPanel<T>, nj - j));
-        if (call.want_b) {
-          add_strided<V>(to - from, scratch + at.b_plain + from * call.m_pad, call.m_pad, call.m, w, kPanel<T>,
-                         scratch + at.b_bar + p * padded_rows(call.m) * kPanel<T>);
-        }
-        if (call.want_x) {
-          add_strided<V>(to - from, scratch + at.x_plain + from * call.c_pad, call.c_pad, call.c, s, kPanel<T>,
-                         scratch + at.x_bar + p * padded_rows(call.c) * kPanel<T>);
-        }
-      });
     }
   }
 }

@@ -1,0 +1,161 @@
+// Pieces of the chunk-basis form on the host: states of a sum, its singular directions, what is stored, and the errors of that.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/options.hpp>
+#include <espalier/functions/exponential_term.hpp>
+
+#include <Eigen/Dense>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "backend/chunked.hpp"
+#include "masks/chunk_basis.hpp"
+
+namespace espalier::chunk_form {
+
+using Matrix = Eigen::MatrixXd;
+using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+// A sum of exponentials split at the borders of chunks: with d = a + n C + t (a in the row's chunk, t in the source's),
+//   f~(d) = sum_q row_q(a) [D^n source(t)]_q.
+// Terms of one decay share states, the highest power first:  source_j(t) = (t / C)^j / j! exp(-s t), so that one chunk further
+//   S_j := exp(-s C) sum_{i <= j} S_i / (j - i)!.     Complex terms have a pair of states, Re and Im.
+struct States {
+  Matrix row, source;  // [C, r]
+  std::vector<double> log_decay, angle;
+  std::vector<Index> couple_start{0}, couple_state;
+  std::vector<double> couple_weight;
+  bool coupled = false;
+};
+
+// lower: the row's part of a distance is a, the source's gap C - b. Otherwise (upper sides) gap C - a, and b.
+States states_of(const ExponentialSum& sum, Index chunk, Index gap, bool lower = true);
+// v := D v for the rows of v (r x R), in place.
+void move_states(const States& s, Matrix& v);
+
+// Columns f(t + a), a < chunk, for t from `first` to `last`, ever further apart, weighted as the kind of tolerance asks.
+// evaluate(t, out) gives f(t), f(t + 1), ...
+template <class F>
+Matrix weighted_family(Index first, Index last, Index chunk, ToleranceKind kind, const F& evaluate) {
+  std::vector<Index> t;
+  std::vector<double> span;  // distances that a sample stands for
+  for (double x = static_cast<double>(first), step = 1; x <= static_cast<double>(std::max(first, last)); x += step) {
+    if (t.size() >= static_cast<std::size_t>(2 * chunk)) step *= 1.05;
+    t.push_back(static_cast<Index>(x));
+    span.push_back(step);
+  }
+  Matrix family(chunk, static_cast<Index>(t.size()));
+  std::vector<double> values(static_cast<std::size_t>(chunk)), sizes(t.size(), 0.0);
+  double largest = 0;
+  for (std::size_t k = 0; k < t.size(); ++k) {
+    evaluate(t[k], std::span<double>(values));
+    for (Index a = 0; a < chunk; ++a) {
+      family(a, static_cast<Index>(k)) = values[static_cast<std::size_t>(a)];
+      sizes[k] = std::max(sizes[k], std::abs(values[static_cast<std::size_t>(a)]));
+    }
+    largest = std::max(largest, sizes[k]);
+  }
+  for (std::size_t k = 0; k < t.size(); ++k) {
+    // Row errors are sums over distances: each sample counts for those it stands for, and small values for more, since a
+    // slowly falling tail outweighs the near blocks. Pointwise errors: every sample has size 1.
+    double weight = 1;
+    if (kind == ToleranceKind::row) weight = std::sqrt(span[k] / std::max(sizes[k], 1e-6 * largest));
+    if (kind == ToleranceKind::pointwise) weight = 1 / std::max(sizes[k], 1e-7 * largest);
+    family.col(static_cast<Index>(k)) *= sizes[k] == 0 ? 0 : weight;
+  }
+  return family;
+}
+
+// family = U diag(values) ..: by way of a QR factorisation of its transpose.
+Eigen::BDCSVD<Matrix> left_vectors(const Matrix& family);
+// Left singular vectors of the weighted family {f~(t + a)}; columns by falling singular value.
+Matrix basis_of(const ExponentialSum& sum, Index length, Index chunk, Index gap, ToleranceKind kind);
+
+template <class T>
+double rounded(double x) {
+  return static_cast<double>(static_cast<T>(x));
+}
+
+template <class T>
+void round_all(Matrix& m) {
+  m = m.unaryExpr([](double x) { return rounded<T>(x); });
+}
+
+// One side as a lower side: basis x states, and what the kernels will store.
+struct Side {
+  States states;
+  Matrix row, source;  // [C, R]
+  Matrix in, out;      // [r, R], [R, r]
+};
+
+template <class T>
+Side project(const States& states, const Matrix& basis, Index count) {
+  Side s;
+  s.states = states;
+  const Index r = states.row.cols();
+  if (count >= r) {
+    s.row = states.row;
+    s.source = states.source;
+    s.in = Matrix::Identity(r, r);
+    s.out = Matrix::Identity(r, r);
+  } else {
+    s.row = basis.leftCols(count);
+    s.source = s.row.colwise().reverse();
+    s.out = s.row.transpose() * states.row;
+    s.in = states.source.transpose() * s.source;
+  }
+  round_all<T>(s.row);
+  round_all<T>(s.source);
+  // Matrices of turning pairs are made anew at every step; others are stored.
+  if (std::all_of(states.angle.begin(), states.angle.end(), [](double a) { return a == 0; })) {
+    round_all<T>(s.in);
+    round_all<T>(s.out);
+  }
+  return s;
+}
+
+// Errors of one side, by distance in chunks n and position in the chunk.
+struct Errors {
+  RowMajor by_row, by_source;  // [n, C]: sums of |M~ - M| over the sources of a row, over the rows of a source
+  double entry = 0, pointwise = 0;
+  Index negative = 0;
+};
+
+// f: values by distance; inverse: 1 / |f| where |f| counts for the pointwise error, else 0. all: every distance in chunks, as a
+// certificate needs; otherwise further and further apart, for a quick look.
+Errors errors_of(const Side& side, const std::vector<double>& f, const std::vector<double>& inverse, Index gap, bool all);
+// The worst row's sum of errors over both sides, relative to its norm; null: a side without far entries. near: what near
+// entries add to every row.
+double worst_row(const Errors* lower, const Errors* upper, const ToeplitzValues& m, double near, Index chunk, Index gap);
+
+template <class T>
+backend::ChunkSide<T> stored(const Side& s) {
+  backend::ChunkSide<T> k;
+  k.basis = s.row.cols();
+  k.states = s.in.rows();
+  k.reads = k.basis;
+  const auto push = [](const Matrix& m, auto& to) {  // columns one after the other
+    for (Index c = 0; c < m.cols(); ++c) {
+      for (Index r = 0; r < m.rows(); ++r) to.push_back(static_cast<typename std::decay_t<decltype(to)>::value_type>(m(r, c)));
+    }
+  };
+  push(s.row, k.row);
+  push(s.source, k.source);
+  push(s.in.transpose(), k.in);
+  push(s.out.transpose(), k.out);
+  k.log_decay = s.states.log_decay;
+  k.angle = s.states.angle;
+  if (s.states.coupled) {
+    k.couple_start = s.states.couple_start;
+    k.couple_state = s.states.couple_state;
+    k.couple_weight = s.states.couple_weight;
+  }
+  return k;
+}
+
+}  // namespace espalier::chunk_form
