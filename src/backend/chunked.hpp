@@ -7,7 +7,9 @@
 #include <espalier/core/low_rank.hpp>
 #include <espalier/core/views.hpp>
 
+#include <cmath>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 namespace espalier::backend {
@@ -42,6 +44,14 @@ struct ChunkedToeplitz {
   ChunkSide<T> lower, upper;                // sources before their rows (j < i), after them (j > i)
 };
 
+// How a state of this log-decay moves: S := keep S + decay S. Slow ones by S + expm1(-s) S, since rounding exp(-s) would
+// compound over the sequence; fast ones by exp(-s) S, since 1 + expm1(-s) would lose its digits.
+inline std::pair<double, double> chunk_move(double log_decay) {
+  return log_decay < 0.7 ? std::pair{1.0, std::expm1(-log_decay)} : std::pair{0.0, std::exp(-log_decay)};
+}
+// States that live over more chunks than this are carried with what rounding leaves out of them (twice the numbers).
+inline constexpr double kSlowLogDecay = 0.05;
+
 template <class T>
 ChunkedToeplitz<T> transposed(const ChunkedToeplitz<T>& m);
 
@@ -49,8 +59,8 @@ ChunkedToeplitz<T> transposed(const ChunkedToeplitz<T>& m);
 template <class T, class B>
 void chunked_multiply(const ChunkedToeplitz<T>& m, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);
 // Y = (M ∘ A Bᵀ) X and its row sums. Cost, flops a token: near 2 (2 gap - 1) C (m + c), far 8 R m c + 8 R r m c / C (two
-// sides). States are carried in T; they move by S += expm1(-log_decay) S + in P, the rotation of pairs is kept apart in double,
-// so that neither rounded decays nor rounded angles compound over the sequence.
+// sides). States are carried in T, slow ones compensated (chunk_move, kSlowLogDecay); the rotation of pairs is kept apart in
+// double: neither rounded decays nor rounded angles nor long sums compound over the sequence.
 template <class T, class B>
 void chunked_low_rank(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out,
                       const Context<B>& context);

@@ -45,7 +45,7 @@ struct Operands {
   }
 };
 
-// Counted flops by seconds of one engine; 0 where the mask has it not.
+// Counted flops by seconds of one engine, which the mask must have.
 double speed(const std::string& engine, Index length, bool features, const Context<Cpu>& context) {
   GridOptions options;
   options.engine = engine;

@@ -73,6 +73,7 @@ template <class T>
 Side joint_side(const States& states, const Matrix& basis, Index count, bool lower) {
   Side s;
   s.states = states;
+  store_moves<T>(s.states);
   const Matrix vectors = basis.leftCols(std::min(count, basis.cols())), turned = vectors.colwise().reverse();
   s.row = lower ? vectors : turned;
   s.source = lower ? turned : vectors;

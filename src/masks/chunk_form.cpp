@@ -54,18 +54,16 @@ void move_states(const States& s, Matrix& v) {
   const Index count = v.rows();
   for (Index q = 0; q < count; ++q) {
     const auto at = static_cast<std::size_t>(q);
+    v.row(q) = (s.keep[at] + s.decay[at]) * v.row(q);
+    // Later states, not yet moved: as the kernels take them.
     for (Index k = s.couple_start[at]; k < s.couple_start[at + 1]; ++k) {
-      v.row(q) += s.couple_weight[static_cast<std::size_t>(k)] * v.row(s.couple_state[static_cast<std::size_t>(k)]);
+      v.row(q) += s.couple_stored[static_cast<std::size_t>(k)] * v.row(s.couple_state[static_cast<std::size_t>(k)]);
     }
   }
   for (Index q = 0; q < count; ++q) {
-    const auto at = static_cast<std::size_t>(q);
-    const double decay = std::exp(-s.log_decay[at]);
-    if (s.angle[at] == 0) {
-      v.row(q) *= decay;
-      continue;
-    }
-    const double c = decay * std::cos(s.angle[at]), n = decay * std::sin(s.angle[at]);
+    const double angle = s.angle[static_cast<std::size_t>(q)];
+    if (angle == 0) continue;
+    const double c = std::cos(angle), n = std::sin(angle);
     const Eigen::RowVectorXd x = v.row(q), y = v.row(q + 1);
     v.row(q) = c * x - n * y;
     v.row(q + 1) = n * x + c * y;

@@ -31,12 +31,28 @@ struct States {
   std::vector<Index> couple_start{0}, couple_state;
   std::vector<double> couple_weight;
   bool coupled = false;
+  // How a state moves in the kernels: S := keep S + decay S + couplings, as rounded when stored.
+  std::vector<double> keep, decay, couple_stored;
 };
 
 // lower: the row's part of a distance is a, the source's gap C - b. Otherwise (upper sides) gap C - a, and b.
 States states_of(const ExponentialSum& sum, Index chunk, Index gap, bool lower = true);
 // v := D v for the rows of v (r x R), in place.
 void move_states(const States& s, Matrix& v);
+
+// Sets what move_states uses, rounded to T.
+template <class T>
+void store_moves(States& s) {
+  for (std::size_t q = 0; q < s.log_decay.size(); ++q) {
+    const auto [keep, decay] = backend::chunk_move(s.log_decay[q]);
+    s.keep.push_back(keep);
+    s.decay.push_back(static_cast<double>(static_cast<T>(decay)));
+    for (Index k = s.couple_start[q]; k < s.couple_start[q + 1]; ++k) {
+      const double w = s.couple_weight[static_cast<std::size_t>(k)] * std::exp(-s.log_decay[q]);
+      s.couple_stored.push_back(static_cast<double>(static_cast<T>(w)));
+    }
+  }
+}
 
 // Columns f(t + a), a < chunk, for t from `first` to `last`, ever further apart, weighted as the kind of tolerance asks.
 // evaluate(t, out) gives f(t), f(t + 1), ...
@@ -97,8 +113,9 @@ template <class T>
 Side project(const States& states, const Matrix& basis, Index count) {
   Side s;
   s.states = states;
+  store_moves<T>(s.states);
   const Index r = states.row.cols();
-  if (count >= r) {
+  if (count >= std::min(r, basis.cols()) || r <= 1) {
     s.row = states.row;
     s.source = states.source;
     s.in = Matrix::Identity(r, r);

@@ -195,12 +195,15 @@ SequenceValues grid_sequence_values(const std::vector<double>& table, const std:
   const std::size_t centre = table.size() / 2;
   s.values.lower.assign(table.begin() + static_cast<std::ptrdiff_t>(centre), table.end());
   s.values.upper.assign(table.rbegin() + static_cast<std::ptrdiff_t>(centre), table.rend());
-  s.values.symmetric = !causal && s.values.lower == s.values.upper;
+  // An even function of a signed offset may have odd derivatives: its sides are kept apart.
+  s.values.symmetric = !causal && distance != Distance::offset && s.values.lower == s.values.upper;
   const auto zero = [](const std::vector<double>& f_values) {
     return std::all_of(f_values.begin() + 1, f_values.end(), [](double v) { return v == 0; });
   };
-  s.values.has_upper = !causal && !zero(s.values.upper);
-  s.values.has_lower = !zero(s.values.lower);
+  // A function that is 0 here (scale 0) may have derivatives that are not.
+  const bool learns = f && !f->parameters().empty();
+  s.values.has_upper = !causal && (learns || !zero(s.values.upper));
+  s.values.has_lower = learns || !zero(s.values.lower);
   if (!f) return s;
   if (f->last_integer() < 0) s.parameters = f->parameters().size();
   s.derivative = [g = *f, sign = distance == Distance::offset](std::size_t p, Index offset) {

@@ -20,7 +20,10 @@ void check_terms(const ExponentialSum& sum) {
   for (const ExponentialTerm& t : sum.terms) {
     const bool finite = std::isfinite(t.coefficient.real()) && std::isfinite(t.coefficient.imag()) &&
                         std::isfinite(t.decay.real()) && std::isfinite(t.decay.imag());
-    if (!finite || t.power < 0) throw ValueError("RecurrentMask: a term is not finite or has a negative power");
+    // Powers of the distance beyond 16 have no accurate sum in double anyway.
+    if (!finite || t.power < 0 || t.power > 16) {
+      throw ValueError("RecurrentMask: a term is not finite or its power is not within 0 .. 16");
+    }
     if (t.decay.real() < 0) {
       throw ValueError("RecurrentMask: a term grows (decay " + std::to_string(t.decay.real()) + ", expected at least 0)");
     }
@@ -72,8 +75,10 @@ struct RecurrentMask<T>::State {
   void coefficients() {
     std::size_t at = 0;
     for (const DecayGroup& g : groups) {
-      const double angle = g.decay.imag() * static_cast<double>(length);
-      const std::complex<double> turn(std::cos(angle), std::sin(angle));
+      // The angle to twice double's digits: its rounding would be an error of the phase that grows with the length.
+      const double time = static_cast<double>(length), angle = g.decay.imag() * time;
+      const double rest = std::fma(g.decay.imag(), time, -angle);
+      const std::complex<double> turn(std::cos(angle) - rest * std::sin(angle), std::sin(angle) + rest * std::cos(angle));
       for (std::size_t k = g.coefficients.size(); k-- > 0;) {
         const std::complex<double> read = g.coefficients[k] * factorial(static_cast<int>(k)) * std::conj(turn);
         in[at] = k == 0 ? (!g.real ? turn.real() : 1.0) : 0.0;

@@ -226,7 +226,7 @@ Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape 
                                                        far_flops(p.chunk, static_cast<double>(p.lower.basis + p.upper.basis),
                                                                  side_work(p.lower) + side_work(p.upper), m, c));
   // Each sweep reads a, b and x and writes y; the second reads y as well. Lanes are padded to whole vectors.
-  const double sweeps = kind == Kind::band ? 1 : sides;
+  const double sweeps = kind == Kind::band ? 1 : std::max(1.0, sides);
   r.bytes = heads * element * length * (sweeps * (2 * m + 2 * c) + (sweeps - 1) * c);
   const double padding = std::ceil(c / 16) * 16 / std::max(1.0, c);
   r.predicted_seconds = heads * cost.call_seconds +

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <complex>
 #include <limits>
 #include <string>
 
@@ -170,6 +171,134 @@ TEST_CASE("exponentials: certificates hold for M~ as it is applied, and are not 
   }
   std::sort(ratios.begin(), ratios.end());
   CHECK(ratios[ratios.size() / 2] <= 20);
+}
+
+TEST_CASE("exponentials in float: fast decays keep their digits, entry by entry") {
+  const Index n = 512;
+  for (const double rate : {0.05, 0.2, 0.21, 0.2455}) {
+    const DistanceFunction f(Exponential{rate});
+    GridOptions options = forced<float>("exponentials", 1e-5);
+    options.tolerance_kind = ToleranceKind::pointwise;
+    const GridMask<float> mask({n}, f, Distance::l1, options);
+    const auto exact = espalier::test::dense_matrix(n, n, [&](Index i, Index j) { return f(std::abs(double(i - j))); });
+    CAPTURE(rate);
+    CHECK(true_errors(applied(mask, 1), exact).pointwise <= 1e-5);
+    CHECK(true_errors(applied(mask, 0), exact).pointwise <= 1e-5);
+  }
+}
+
+// Constant input is the worst for a running sum: every step rounds the same way.
+TEST_CASE("exponentials in float: slow decays do not drift") {
+  const Index n = Index{1} << 17;
+  for (const double rate : {0.0, 1e-7, 1e-5, 1e-3}) {
+    for (const bool turns : {false, true}) {
+      const DistanceFunction f = turns ? DistanceFunction(DampedCosine{0.02, rate}) : DistanceFunction(Exponential{rate});
+      const GridMask<float> mask({n}, f, Distance::l1, forced<float>("exponentials", 1e-5, true));
+      std::vector<float> one(static_cast<std::size_t>(n), 1.0f), x(one.size(), 0.3f), y(one.size());
+      const MatrixView<const float> ones(one.data(), n, 1);
+      mask.multiply_low_rank({ones, ones, {x.data(), n, 1}}, {{y.data(), n, 1}, {}});
+      const std::complex<long double> factor = std::exp(std::complex<long double>(-rate, turns ? 0.02L : 0.0L));
+      std::complex<long double> state = 0;
+      long double size = 0;
+      double worst = 0;
+      for (Index i = 0; i < n; ++i) {
+        state = state * factor + static_cast<long double>(0.3f);
+        size = size * std::abs(factor) + static_cast<long double>(0.3f);
+        worst =
+            std::max(worst, static_cast<double>(std::abs(static_cast<long double>(y[std::size_t(i)]) - state.real()) / size));
+      }
+      CAPTURE(rate);
+      CAPTURE(turns);
+      CHECK(worst <= 2e-6);
+    }
+  }
+}
+
+TEST_CASE("sequence gradients: signed offsets and a scale of 0, by every engine alike") {
+  const Index n = 700, m = 3, c = 2;
+  const Random random(5);
+  std::vector<double> a, b, x, y_bar;
+  for (std::uint64_t k = 0; k < static_cast<std::uint64_t>(n * m); ++k)
+    a.push_back(random.normal(2 * k)), b.push_back(random.normal(2 * k + 1));
+  for (std::uint64_t k = 0; k < static_cast<std::uint64_t>(n * c); ++k) {
+    x.push_back(random.normal(9000 + 2 * k)), y_bar.push_back(random.normal(9001 + 2 * k));
+  }
+  struct Learned {
+    std::string name;
+    DistanceFunction f;
+    Distance distance;
+  };
+  for (const Learned& l :
+       std::vector<Learned>{{"even now, odd derivative", ExponentiatedPolynomial{{0, 0, -1e-4}}, Distance::offset},
+                            {"no scale yet", Exponential{0.02, 0}, Distance::l1},
+                            {"damped cosine", DampedCosine{0.1, 0.02}, Distance::l1}}) {
+    const auto gradient = [&](const std::string& engine) {
+      const GridMask<double> mask({n}, l.f, l.distance, forced<double>(engine, 1e-8));
+      std::vector<double> p(mask.parameters().size());
+      mask.multiply_low_rank_vjp({{a.data(), n, m}, {b.data(), n, m}, {x.data(), n, c}}, {{y_bar.data(), n, c}, {}},
+                                 {{}, {}, {}, {p.data(), static_cast<Index>(p.size())}});
+      return p;
+    };
+    const auto exact = gradient("direct"), got = gradient("exponentials");
+    double largest = 0;
+    for (const double v : exact) largest = std::max(largest, std::abs(v));
+    for (std::size_t k = 0; k < exact.size(); ++k) {
+      CAPTURE(l.name);
+      CAPTURE(k);
+      CHECK(std::abs(got[k] - exact[k]) <= 1e-6 * largest);
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("sequence engines: many waves, the same bits for any number of threads", T, float, double) {
+  const Index n = 9001, m = 16, c = 40;
+  const Random random(5);
+  std::vector<T> a, b, x;
+  for (std::uint64_t k = 0; k < static_cast<std::uint64_t>(n * m); ++k) {
+    a.push_back(static_cast<T>(random.uniform(2 * k))), b.push_back(static_cast<T>(random.uniform(2 * k + 1)));
+  }
+  for (std::uint64_t k = 0; k < static_cast<std::uint64_t>(n * c); ++k) x.push_back(static_cast<T>(random.normal(900000 + k)));
+  for (const auto& [name, f] : smooth_functions()) {
+    const GridMask<T> mask({n}, f, Distance::l1, forced<T>("exponentials", 1e-5));
+    struct Outputs {
+      std::vector<T> y, sums, a_bar, b_bar, x_bar, p;
+      bool operator==(const Outputs&) const = default;
+    };
+    const auto run = [&](int threads) {
+      Outputs o{std::vector<T>(x.size()),
+                std::vector<T>(static_cast<std::size_t>(n)),
+                a,
+                b,
+                x,
+                std::vector<T>(mask.parameters().size())};
+      const Context<Cpu> context{.threads = threads};
+      mask.multiply_low_rank({{a.data(), n, m}, {b.data(), n, m}, {x.data(), n, c}}, {{o.y.data(), n, c}, {o.sums.data(), n}},
+                             context);
+      mask.multiply_low_rank_vjp({{a.data(), n, m}, {b.data(), n, m}, {x.data(), n, c}},
+                                 {{o.y.data(), n, c}, {o.sums.data(), n}},
+                                 {{o.a_bar.data(), n, m},
+                                  {o.b_bar.data(), n, m},
+                                  {o.x_bar.data(), n, c},
+                                  {o.p.data(), static_cast<Index>(o.p.size())}},
+                                 context);
+      return o;
+    };
+    const Outputs once = run(1);
+    CAPTURE(name);
+    CHECK(once == run(1));
+    CHECK(once == run(3));
+    // A few rows by the definition.
+    for (const Index i : {Index{0}, Index{4500}, n - 1}) {
+      double exact = 0, size = 0;
+      for (Index j = 0; j < n; ++j) {
+        double s = 0;
+        for (Index k = 0; k < m; ++k) s += double(a[std::size_t(i * m + k)]) * double(b[std::size_t(j * m + k)]);
+        s *= f(std::abs(double(i - j)));
+        exact += s, size += std::abs(s);
+      }
+      CHECK(std::abs(double(once.sums[std::size_t(i)]) - exact) <= 1.2e-5 * size);
+    }
+  }
 }
 
 TEST_CASE("sequence engines: what is refused, and why") {

@@ -20,7 +20,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // For r states S and R moments P, elementwise over [from, to):
-//   S_q += decay_q S_q + sum of its couplings w S_q' + sum_p in_qp P_p        P_p := sum_q out_qp S_q
+//   S_q := keep_q S_q + decay_q S_q + sum of its couplings w S_q' + sum_p in_qp P_p        P_p := sum_q out_qp S_q
 // q' > q: what the state held before this step, since states are taken in order. Moments are `step` apart, states too.
 template <int R, int V, bool Coupled, class T>
 HWY_INLINE void scan_elements(const ScanStep<T>& scan, Index u, T* HWY_RESTRICT moments, T* HWY_RESTRICT state) {
@@ -39,12 +39,15 @@ HWY_INLINE void scan_elements(const ScanStep<T>& scan, Index u, T* HWY_RESTRICT 
   }
   T* at = state + u;
   for (Index q = 0; q < scan.states; ++q, in += R, out += R, at += step) {
-    hn::Vec<Wide<T>> s[V];
-    const auto e = hn::Set(d, scan.decay[q]);
+    hn::Vec<Wide<T>> s[V], old[V];
+    const auto e = hn::Set(d, scan.decay[q]), keep = hn::Set(d, scan.keep[q]);
+    const bool slow = scan.slow != nullptr && scan.slow[q] != 0;
+    T* low = slow ? scan.low + q * step + u : nullptr;
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
-      const auto old = hn::LoadU(d, at + v * kLanes<T>);
-      s[v] = hn::MulAdd(e, old, old);
+      old[v] = hn::LoadU(d, at + v * kLanes<T>);
+      // Of a slow state only the change is summed here.
+      s[v] = hn::MulAdd(e, old[v], slow ? hn::LoadU(d, low + v * kLanes<T>) : hn::Mul(keep, old[v]));
     }
     if (Coupled) {
       for (Index k = scan.couple_start[q]; k < scan.couple_start[q + 1]; ++k) {
@@ -59,6 +62,14 @@ HWY_INLINE void scan_elements(const ScanStep<T>& scan, Index u, T* HWY_RESTRICT 
       const auto w = hn::Set(d, in[i]);
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) s[v] = hn::MulAdd(w, p[i][v], s[v]);
+    }
+    if (slow) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        const auto sum = hn::Add(old[v], s[v]);
+        hn::StoreU(hn::Sub(s[v], hn::Sub(sum, old[v])), d, low + v * kLanes<T>);
+        s[v] = sum;
+      }
     }
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) hn::StoreU(s[v], d, at + v * kLanes<T>);
@@ -84,13 +95,19 @@ void scan_any(const ScanStep<T>& scan, Index from, Index to, T* moments, T* stat
   for (Index u = from; u < to; u += kLanes<T>) {
     for (Index q = 0; q < scan.states; ++q) {
       T* at = state + q * step + u;
-      const auto old = hn::LoadU(d, at);
-      auto s = hn::MulAdd(hn::Set(d, scan.decay[q]), old, old);
+      const auto old = hn::LoadU(d, at), keep = hn::Set(d, scan.keep[q]);
+      T* low = scan.slow != nullptr && scan.slow[q] != 0 ? scan.low + q * step + u : nullptr;
+      auto s = hn::MulAdd(hn::Set(d, scan.decay[q]), old, low != nullptr ? hn::LoadU(d, low) : hn::Mul(keep, old));
       for (Index k = scan.couple_start ? scan.couple_start[q] : 0; scan.couple_start && k < scan.couple_start[q + 1]; ++k) {
         s = hn::MulAdd(hn::Set(d, scan.couple_weight[k]), hn::LoadU(d, state + scan.couple_state[k] * step + u), s);
       }
       for (Index p = 0; p < basis; ++p) {
         s = hn::MulAdd(hn::Set(d, scan.in[q * basis + p]), hn::LoadU(d, moments + p * step + u), s);
+      }
+      if (low != nullptr) {
+        const auto sum = hn::Add(old, s);
+        hn::StoreU(hn::Sub(s, hn::Sub(sum, old)), d, low);
+        s = sum;
       }
       hn::StoreU(s, d, at);
     }

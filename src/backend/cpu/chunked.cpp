@@ -267,10 +267,11 @@ void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Conte
   inner.threads = static_cast<int>(workers);
   const Index wave = wave_length(basis * step, n, workers, sizeof(T)), ring = wave + gap;
   const Index per_worker = ChunkScratch<T>(g, call.shape, call.mask->chunk, call.plain()).size;
-  Buffer<T, Cpu> memory(align_elements<T>(workers * per_worker) + ring_elements(basis, step, wave, gap) + states * step);
+  Buffer<T, Cpu> memory(align_elements<T>(workers * per_worker) + ring_elements(basis, step, wave, gap) +
+                        sweep.state_elements(step));
   T* moments = memory.data() + align_elements<T>(workers * per_worker);
   T* state = moments + ring_elements(basis, step, wave, gap);
-  std::fill_n(state, states * step, T(0));
+  std::fill_n(state, sweep.state_elements(step), T(0));
   const auto slot = [&](Index t) { return moments + t % ring * (basis * step); };
   std::vector<T> in(static_cast<std::size_t>(wave * states * basis)), out(in.size());
   const Index scan_tasks = (step + kScanBlock - 1) / kScanBlock;
@@ -288,8 +289,8 @@ void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Conte
       parallel_for(inner, scan_from < t1 ? scan_tasks : 0, [&](Index k, int) {
         for (Index t = scan_from; t < t1; ++t) {
           const Index at = (t - scan_from) * states * basis;
-          run_scan(sweep.scan_step(step, in.data() + at, out.data() + at), k * kScanBlock, std::min(step, (k + 1) * kScanBlock),
-                   slot(t - gap), state);
+          run_scan(sweep.scan_step(step, in.data() + at, out.data() + at, state), k * kScanBlock,
+                   std::min(step, (k + 1) * kScanBlock), slot(t - gap), state);
         }
       });
     }
@@ -397,7 +398,7 @@ std::size_t chunked_bytes(const ChunkedToeplitz<T>& m, Index rank, Index columns
   Index side = 0;
   for (const ChunkSide<T>* s : {&m.lower, &m.upper}) {
     const Index wave = wave_length(s->basis * shape.step, chunks, workers, sizeof(T));
-    side = std::max(side, ring_elements(s->basis, shape.step, wave, m.gap) + s->states * shape.step +
+    side = std::max(side, ring_elements(s->basis, shape.step, wave, m.gap) + 2 * s->states * shape.step +
                               2 * wave * s->states * s->basis + 2 * m.chunk * g.padded_rows(s->basis));
   }
   // Host vectors of coefficients and the allocator's rounding beside it.

@@ -63,7 +63,10 @@ struct ChunkCall {
 template <class T>
 struct ScanStep {
   Index basis, states, step;
+  const T* keep;
   const T* decay;
+  const unsigned char* slow;  // null: none; otherwise 1 where the state is compensated
+  T* low;                     // what rounding left out of slow states, like the states
   const T* in;
   const T* out;
   const Index* couple_start;
@@ -80,9 +83,10 @@ struct ChunkSweep {
   bool near;  // this sweep does the near tiles as well
   bool add;   // to what y and row_sum hold
   Index chunks;
-  std::vector<T> decay;          // [r]: expm1(-log_decay)
-  std::vector<T> couple_weight;  // times exp(-log_decay)
-  std::vector<T> source_by_row;  // [C, basis padded]: for the plain product
+  std::vector<T> keep, decay;       // [r]: chunk_move
+  std::vector<unsigned char> slow;  // [r]; empty: none
+  std::vector<T> couple_weight;     // times exp(-log_decay)
+  std::vector<T> source_by_row;     // [C, basis padded]: for the plain product
   Index source_stride = 0;
 
   Index chunk(Index t) const { return upward ? t : chunks - 1 - t; }
@@ -90,7 +94,15 @@ struct ChunkSweep {
 
   ChunkSweep(const ChunkedToeplitz<T>& m, const ChunkSide<T>& s, bool up, Index count, const TileGeometry& g)
       : side(&s), upward(up), near(false), add(false), chunks(count) {
-    for (const double rate : s.log_decay) decay.push_back(static_cast<T>(std::expm1(-rate)));
+    bool any_slow = false;
+    for (const double rate : s.log_decay) {
+      const auto [kept, factor] = chunk_move(rate);
+      keep.push_back(static_cast<T>(kept));
+      decay.push_back(static_cast<T>(factor));
+      slow.push_back(rate < kSlowLogDecay);
+      any_slow = any_slow || rate < kSlowLogDecay;
+    }
+    if (!any_slow) slow.clear();
     for (std::size_t q = 0; q + 1 < s.couple_start.size(); ++q) {
       for (Index k = s.couple_start[q]; k < s.couple_start[q + 1]; ++k) {
         couple_weight.push_back(static_cast<T>(s.couple_weight[static_cast<std::size_t>(k)] * std::exp(-s.log_decay[q])));
@@ -105,17 +117,26 @@ struct ChunkSweep {
     }
   }
 
-  ScanStep<T> scan_step(Index step, const T* in, const T* out) const {
-    const bool coupled = !side->couple_start.empty();
-    return {side->basis,
-            side->states,
-            step,
-            decay.data(),
-            in,
-            out,
-            coupled ? side->couple_start.data() : nullptr,
-            side->couple_state.data(),
-            couple_weight.data()};
+  // States in memory: the sums, and behind them what rounding left out where some are slow.
+  Index state_elements(Index step) const { return side->states * step * (slow.empty() ? 1 : 2); }
+
+  ScanStep<T> scan_step(Index step, const T* in, const T* out, T* state) const {
+    ScanStep<T> scan{};
+    scan.basis = side->basis;
+    scan.states = side->states;
+    scan.step = step;
+    scan.keep = keep.data();
+    scan.decay = decay.data();
+    scan.slow = slow.empty() ? nullptr : slow.data();
+    scan.low = slow.empty() ? nullptr : state + side->states * step;
+    scan.in = in;
+    scan.out = out;
+    if (!side->couple_start.empty()) {
+      scan.couple_start = side->couple_start.data();
+      scan.couple_state = side->couple_state.data();
+      scan.couple_weight = couple_weight.data();
+    }
+    return scan;
   }
 
   // in and out at time t, both [r, R]. States of pairs are kept in a frame that turns with them, S~ = Rot(-t angle) S: then
@@ -135,7 +156,9 @@ struct ChunkSweep {
         }
         continue;
       }
-      const double turn = angle * static_cast<double>(t), cosine = std::cos(turn), sine = std::sin(turn);
+      // angle t to twice double's digits: its rounding would be an error of the phase that grows with t.
+      const double time = static_cast<double>(t), turn = angle * time, rest = std::fma(angle, time, -turn);
+      const double cosine = std::cos(turn) - rest * std::sin(turn), sine = std::sin(turn) + rest * std::cos(turn);
       for (Index p = 0; p < basis; ++p) {
         const double x = in_at(q, p), y = in_at(q + 1, p), u = out_at(p, q), v = out_at(p, q + 1);
         in[q * basis + p] = static_cast<T>(cosine * x + sine * y);

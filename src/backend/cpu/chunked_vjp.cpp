@@ -243,6 +243,9 @@ struct BackwardPlan {
     const Index n = call.chunks(), per_chunk = (source_basis + row_basis + derivative_basis) * call.step;
     workers = std::min<Index>({n, threads, kMaxWorkers});
     wave = wave_length(per_chunk, n, workers, sizeof(T));
+    // Each chunk of a wave gathers near entries of its own: 8 MiB of them, or one chunk a worker.
+    const Index gathered = (Index{8} << 20) / static_cast<Index>(sizeof(T)) / std::max<Index>(1, call.near_size());
+    if (call.near && call.want_parameters) wave = std::min(wave, std::max(workers, gathered));
     ring = wave + call.mask->gap;
     scan_tasks = (call.step + kScanBlock - 1) / kScanBlock;
     const Index per_worker = ChunkBackwardScratch<T>(g, call).size;
@@ -256,8 +259,8 @@ struct BackwardPlan {
     source_ring = take(ring * source_basis * call.step);
     row_ring = take(ring * row_basis * call.step);
     derivative_ring = take(wave * derivative_basis * call.step);
-    source_state = take(source_states * call.step);
-    row_state = take(row_states * call.step);
+    source_state = take(source_states > 0 ? sweep.sources.state_elements(call.step) : 0);
+    row_state = take(row_states > 0 ? sweep.rows.state_elements(call.step) : 0);
     near = take(call.near && call.want_parameters ? wave * call.near_size() : 0);
     size = at;
   }
@@ -275,8 +278,8 @@ void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep,
   const ChunkSide<T>& rows = *sweep.rows.side;
   Buffer<T, Cpu> memory(plan.size);
   T* base = memory.data();
-  std::fill_n(base + plan.source_state, plan.source_states * step, T(0));
-  std::fill_n(base + plan.row_state, plan.row_states * step, T(0));
+  if (plan.source_states > 0) std::fill_n(base + plan.source_state, sweep.sources.state_elements(step), T(0));
+  if (plan.row_states > 0) std::fill_n(base + plan.row_state, sweep.rows.state_elements(step), T(0));
   const auto source_slot = [&](Index t) { return base + plan.source_ring + t % plan.ring * (plan.source_basis * step); };
   const auto row_slot = [&](Index t) { return base + plan.row_ring + t % plan.ring * (plan.row_basis * step); };
   const auto scratch = [&](int worker) { return base + plan.scratch + worker * per_worker; };
@@ -315,12 +318,14 @@ void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep,
       for (Index t = scan_from; t < t1; ++t) {
         const Index k = t - scan_from;
         if (row_size > 0) {
-          run_scan(sweep.rows.scan_step(step, row_in.data() + k * row_size, row_out.data() + k * row_size), from, to,
-                   row_slot(t - gap), base + plan.row_state);
+          run_scan(
+              sweep.rows.scan_step(step, row_in.data() + k * row_size, row_out.data() + k * row_size, base + plan.row_state),
+              from, to, row_slot(t - gap), base + plan.row_state);
         }
         if (source_size == 0) continue;
-        run_scan(sweep.sources.scan_step(step, source_in.data() + k * source_size, source_out.data() + k * source_size), from,
-                 to, source_slot(t - gap), base + plan.source_state);
+        run_scan(sweep.sources.scan_step(step, source_in.data() + k * source_size, source_out.data() + k * source_size,
+                                         base + plan.source_state),
+                 from, to, source_slot(t - gap), base + plan.source_state);
         if (plan.derivatives == 0) continue;
         run_derivative_dot(plan.derivative_basis, plan.source_states, plan.derivatives,
                            derivative.data() + k * plan.derivatives * source_size, step, from, to,
