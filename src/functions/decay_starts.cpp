@@ -157,6 +157,7 @@ std::vector<double> odd_numbers_near_peaks(const Spectrum& spectrum, double end)
   constexpr std::size_t kPeaks = 3;
   const std::vector<double> scan = odd_numbers(end, 60);
   std::vector<double> height;
+  height.reserve(scan.size());
   for (const double k : scan) height.push_back(std::abs(spectrum(static_cast<Index>(k))));
   std::vector<std::size_t> peaks;
   for (std::size_t i = 2; i + 1 < scan.size(); ++i) {

@@ -147,8 +147,8 @@ class PolynomialState final : public State {
 
 class PolynomialExponentialState final : public State {
  public:
-  explicit PolynomialExponentialState(const PolynomialExponential& f)
-      : State("polynomial times exponential", joined(f.rate, f.coefficients)), coefficients_(f.coefficients) {}
+  explicit PolynomialExponentialState(PolynomialExponential f)
+      : State("polynomial times exponential", joined(f.rate, f.coefficients)), coefficients_(std::move(f.coefficients)) {}
   double value(double d) const override {
     const double p = polynomial(coefficients_, d);
     return p == 0 ? 0.0 : p * std::exp(-at(0) * d);
@@ -211,6 +211,7 @@ DistanceFunction::DistanceFunction(DampedCosine f) : state_(std::make_shared<Dam
 DistanceFunction::DistanceFunction(ExponentiatedPolynomial f)
     : state_(std::make_shared<ExponentiatedPolynomialState>(std::move(f))) {}
 DistanceFunction::DistanceFunction(Polynomial f) : state_(std::make_shared<PolynomialState>(std::move(f))) {}
-DistanceFunction::DistanceFunction(PolynomialExponential f) : state_(std::make_shared<PolynomialExponentialState>(f)) {}
+DistanceFunction::DistanceFunction(PolynomialExponential f)
+    : state_(std::make_shared<PolynomialExponentialState>(std::move(f))) {}
 
 }  // namespace espalier

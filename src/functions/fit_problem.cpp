@@ -77,7 +77,8 @@ class Sampler {
   void thin() {
     const std::size_t n = distance_.size();
     if (n <= kMostSamples) return;
-    const double share = static_cast<double>(n - kMostSamples / 8) / static_cast<double>(kMostSamples - kMostSamples / 8);
+    constexpr std::size_t kFirst = kMostSamples / 8;
+    const double share = static_cast<double>(n - kFirst) / static_cast<double>(kMostSamples - kFirst);
     const Random random(n);
     std::size_t kept = kMostSamples / 8;
     for (double at = static_cast<double>(kept); at < static_cast<double>(n); at += share, ++kept) {

@@ -43,11 +43,11 @@ class FunctionTableState final : public State {
 
 class PiecewiseConstantState final : public State {
  public:
-  explicit PiecewiseConstantState(const PiecewiseConstant& f)
-      : State("piecewise constant", f.values), breakpoints_(f.breakpoints) {
-    if (f.values.size() != f.breakpoints.size() + 1) {
+  explicit PiecewiseConstantState(PiecewiseConstant f)
+      : State("piecewise constant", f.values), breakpoints_(std::move(f.breakpoints)) {
+    if (f.values.size() != breakpoints_.size() + 1) {
       throw ShapeError("piecewise constant: values", static_cast<Index>(f.values.size()),
-                       static_cast<Index>(f.breakpoints.size() + 1));
+                       static_cast<Index>(breakpoints_.size() + 1));
     }
     for (std::size_t k = 0; k < breakpoints_.size(); ++k) {
       if (!std::isfinite(breakpoints_[k]) || (k > 0 && !(breakpoints_[k] > breakpoints_[k - 1]))) {
@@ -104,7 +104,7 @@ class CallableState final : public State {
 }  // namespace
 
 DistanceFunction::DistanceFunction(FunctionTable f) : state_(std::make_shared<FunctionTableState>(std::move(f))) {}
-DistanceFunction::DistanceFunction(PiecewiseConstant f) : state_(std::make_shared<PiecewiseConstantState>(f)) {}
+DistanceFunction::DistanceFunction(PiecewiseConstant f) : state_(std::make_shared<PiecewiseConstantState>(std::move(f))) {}
 DistanceFunction::DistanceFunction(Callable f) : state_(std::make_shared<CallableState>(std::move(f))) {}
 
 PiecewiseConstant logarithmic_buckets(std::vector<double> values, double furthest) {

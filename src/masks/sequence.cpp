@@ -269,7 +269,7 @@ void SequenceEngines<T>::add_candidates(Shape shape, double best_other, std::vec
   const auto length = static_cast<double>(length_);
   const double m = static_cast<double>(shape.rank), c = static_cast<double>(shape.columns);
   const double least = near_flops(plain ? 32 : 64, 1, 1, m, c) + far_flops(64, 1, 1, m, c);
-  const double speed = (plain ? options_.cost.chunk_plain_flops : options_.cost.chunk_flops) / (sizeof(T) / sizeof(float));
+  const double speed = (plain ? options_.cost.chunk_plain_flops : options_.cost.chunk_flops) / (sizeof(T) / 4.0);
   const bool pays = static_cast<double>(shape.heads) * length * least / speed < best_other;
   for (const Kind kind : {Kind::exponentials, Kind::band}) {
     const char* name = kind == Kind::band ? "band" : "exponentials";
