@@ -375,7 +375,7 @@ ChunkedToeplitz<T> transposed(const ChunkedToeplitz<T>& m) {
 
 template <class T, class B>
 void chunked_multiply(const ChunkedToeplitz<T>& m, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context) {
-  run_product(ChunkCall<T>{&m, {}, {}, x, y, {}, MomentShape({}, 0, 0, false)}, context);
+  run_product(ChunkCall<T>{&m, {}, {}, x, y, {}, MomentShape(tile_geometry(sizeof(T)), 0, 0, false)}, context);
 }
 
 template <class T, class B>
@@ -386,7 +386,8 @@ void chunked_low_rank(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>& in
     if (out.row_sum) fill(MatrixView<T, Cpu>(out.row_sum.data, 1, out.row_sum.size), T(0), context);
     return;
   }
-  run_product(ChunkCall<T>{&m, in.a, in.b, in.x, out.y, out.row_sum, MomentShape({}, 0, 0, false)}, context);
+  run_product(ChunkCall<T>{&m, in.a, in.b, in.x, out.y, out.row_sum, MomentShape(tile_geometry(sizeof(T)), 0, 0, false)},
+              context);
 }
 
 template <class T>
