@@ -35,7 +35,9 @@ CostModel read_cost_model(const std::string& path) {
   const nlohmann::json j = nlohmann::json::parse(file, nullptr, false);
   if (!j.is_object()) throw FlagError("cost-model", path + ": expected a JSON object as espalier info --calibrate writes it");
   CostModel cost;
-  for (const auto& [key, value] : j.items()) {
+  for (const auto& item : j.items()) {
+    const std::string& key = item.key();
+    const nlohmann::json& value = item.value();
     const auto* known = std::find_if(std::begin(kSpeeds), std::end(kSpeeds), [&](const auto& s) { return s.first == key; });
     if (known == std::end(kSpeeds)) throw FlagError("cost-model", path + ": unknown speed '" + key + "'");
     if (!value.is_number() || !std::isfinite(value.get<double>()) || value.get<double>() <= 0) {

@@ -137,7 +137,9 @@ TEST_CASE_TEMPLATE("band: the laws", T, float, double) {
 TEST_CASE("exponentials: certificates hold for M~ as it is applied, and are not far above it") {
   std::vector<double> ratios;
   for (const Index n : {200, 333}) {
-    for (const auto& [name, f] : smooth_functions()) {
+    for (const Named& named : smooth_functions()) {
+      const std::string& name = named.name;
+      const DistanceFunction& f = named.f;
       for (const double tolerance : {1e-3, 1e-5, 1e-8}) {
         for (const ToleranceKind kind : {ToleranceKind::row, ToleranceKind::entry, ToleranceKind::pointwise}) {
           // Values down to 1e-7 of the largest, each to 1e-8: no sum of 48 states in double.
@@ -258,7 +260,9 @@ TEST_CASE_TEMPLATE("sequence engines: many waves, the same bits for any number o
     a.push_back(static_cast<T>(random.uniform(2 * k))), b.push_back(static_cast<T>(random.uniform(2 * k + 1)));
   }
   for (std::uint64_t k = 0; k < static_cast<std::uint64_t>(n * c); ++k) x.push_back(static_cast<T>(random.normal(900000 + k)));
-  for (const auto& [name, f] : smooth_functions()) {
+  for (const Named& named : smooth_functions()) {
+    const std::string& name = named.name;
+    const DistanceFunction& f = named.f;
     const GridMask<T> mask({n}, f, Distance::l1, forced<T>("exponentials", 1e-5));
     struct Outputs {
       std::vector<T> y, sums, a_bar, b_bar, x_bar, p;
