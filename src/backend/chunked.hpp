@@ -80,14 +80,4 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
 template <class T>
 std::size_t chunked_bytes(const ChunkedToeplitz<T>& m, Index rank, Index columns);
 
-// Whether backend B has these products.
-template <class B>
-constexpr bool has_chunked() {
-  return false;
-}
-template <>
-constexpr bool has_chunked<Cpu>() {
-  return true;
-}
-
 }  // namespace espalier::backend

@@ -7,8 +7,8 @@
 #include "backend/fft.hpp"
 #include "backend/transfers.hpp"
 #include "core/compiled_backend.hpp"
+#include "masks/grid_engines.hpp"
 #include "masks/grid_table.hpp"
-#include "masks/sequence.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -17,6 +17,7 @@
 #include <mutex>
 #include <optional>
 #include <sstream>
+#include <type_traits>
 
 namespace espalier {
 
@@ -55,7 +56,6 @@ class GridMask<T, B>::State {
     row_key = backend::uploaded<std::int32_t, B>(keys.row);
     col_key = backend::uploaded<std::int32_t, B>(keys.column);
   }
-  bool one_axis() const { return length > 1 && *std::max_element(sizes.begin(), sizes.end()) == length; }
   // Plans are made by the first product that needs them.
   const backend::ToeplitzFft<T, B>& fft() const {
     std::call_once(once_, [&] { fft_ = std::make_unique<backend::ToeplitzFft<T, B>>(sizes, measure); });
@@ -98,15 +98,22 @@ struct GridMask<T, B>::Values {
     finish_grid_table(state.causal, table);
     applied = backend::uploaded<T, B>(table);
   }
-  // The engines of one axis, where there is one; `start`: of the mask that this one is a parameter step from.
-  void make_sequence(const State& state, const MaskOptions& options, double tolerance, SequenceStart start) {
-    if constexpr (backend::has_chunked<B>()) {
-      if (!state.one_axis()) return;
-      const auto values = [this, distance = state.distance, causal = state.causal] {
-        return grid_sequence_values(table, function, distance, causal);
-      };
-      sequence = std::make_unique<const SequenceEngines<T>>(state.length, values, options, tolerance, std::move(start));
+  // The engines of the host; `before`: those of the mask that this one is a parameter step from.
+  void make_engines(const State& state, const MaskOptions& options, double tolerance, const Values* before = nullptr) {
+    if constexpr (std::is_same_v<B, Cpu>) {
+      const GridSource source{state.sizes, state.distance, state.causal, table, function};
+      if (before == nullptr) {
+        engines = grid_engines<T>(source, options, tolerance);
+      } else {
+        for (const auto& engine : before->engines) engines.push_back(engine->with_source(source));
+      }
     }
+  }
+  const GridEngine<T>* engine(const std::string& name) const {
+    for (const auto& e : engines) {
+      if (e->serves(name)) return e.get();
+    }
+    return nullptr;
   }
   std::span<const double> parameters() const { return function ? function->parameters() : std::span<const double>(given); }
   const T* spectrum(const State& state, const Context<B>& context) {
@@ -127,7 +134,7 @@ struct GridMask<T, B>::Values {
   FirstNeed<B, backend::Buffer<T, B>> frequencies;
   backend::SumRows derivative_rows;
   FirstNeed<B, backend::PlacedRows<B>> derivatives;
-  std::unique_ptr<const SequenceEngines<T>> sequence;  // null: more than one axis
+  std::vector<std::unique_ptr<const GridEngine<T>>> engines;  // beside tiles and FFT
 };
 
 namespace {
@@ -145,7 +152,7 @@ GridMask<T, B>::GridMask(std::vector<Index> sizes, DistanceFunction function, Di
     : Mask<T, B>(grid_length(sizes), grid_length(sizes), options) {
   state_ = std::make_shared<State>(std::move(sizes), distance, options);
   values_ = std::make_shared<Values>(*state_, std::move(function));
-  values_->make_sequence(*state_, this->options(), this->tolerance(), {});
+  values_->make_engines(*state_, this->options(), this->tolerance());
 }
 template <class T, class B>
 GridMask<T, B>::GridMask(std::vector<Index> sizes, std::span<const double> table, GridOptions options)
@@ -153,7 +160,7 @@ GridMask<T, B>::GridMask(std::vector<Index> sizes, std::span<const double> table
   check_table_size(sizes, table.size());
   state_ = std::make_shared<State>(std::move(sizes), std::nullopt, options);
   values_ = std::make_shared<Values>(*state_, table);
-  values_->make_sequence(*state_, this->options(), this->tolerance(), {});
+  values_->make_engines(*state_, this->options(), this->tolerance());
 }
 template <class T, class B>
 GridMask<T, B>::GridMask(std::shared_ptr<const State> state, std::shared_ptr<Values> values, const MaskOptions& options)
@@ -224,8 +231,7 @@ std::shared_ptr<const Mask<T, B>> GridMask<T, B>::with_parameters(std::span<cons
     check_table_size(state_->sizes, parameters.size());
     values = std::make_shared<Values>(*state_, parameters);
   }
-  values->make_sequence(*state_, this->options(), this->tolerance(),
-                        values_->sequence ? values_->sequence->found() : SequenceStart{});
+  values->make_engines(*state_, this->options(), this->tolerance(), values_.get());
   return std::shared_ptr<const Mask<T, B>>(new GridMask(state_, std::move(values), this->options()));
 }
 
@@ -235,10 +241,10 @@ template <class T, class B>
 std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
   std::vector<Report> all = {this->tile_report(shape, "direct")};
   if (backend::has_fft<B>(state_->sizes)) all.push_back(fft_report(shape));
-  if (values_->sequence) {
+  for (const auto& engine : values_->engines) {
     double best = all.front().predicted_seconds;
     for (const Report& r : all) best = std::min(best, r.predicted_seconds);
-    values_->sequence->add_candidates(shape, best, all);
+    engine->add_candidates(shape, best, all);
   }
   return all;
 }
@@ -272,7 +278,7 @@ void GridMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool tr
   if (this->runs_by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
   const std::string engine = this->report({.columns = x.cols}).engine;
   if (engine == "fft") return state_->fft().multiply(values_->spectrum(*state_, context), x, y, transpose, context);
-  if constexpr (backend::has_chunked<B>()) values_->sequence->multiply(engine, x, y, transpose, context);
+  if constexpr (std::is_same_v<B, Cpu>) values_->engine(engine)->multiply(engine, x, y, transpose, context);
 }
 
 // The table's gradient where the product itself runs on another engine: by FFT, or by tiles without one.
@@ -299,7 +305,9 @@ void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRank
   if (engine == "fft") {
     return state_->fft().multiply_low_rank(values_->spectrum(*state_, context), in, out, transpose, context);
   }
-  if constexpr (backend::has_chunked<B>()) values_->sequence->multiply_low_rank(engine, in, out, transpose, context);
+  if constexpr (std::is_same_v<B, Cpu>) {
+    values_->engine(engine)->multiply_low_rank(engine, in, out, transpose, context);
+  }
 }
 
 template <class T, class B>
@@ -309,10 +317,10 @@ void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const Low
   if (this->runs_by_tiles(shape)) return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
   const std::string engine = this->report(shape).engine;
   const bool learns = gradients.parameters && gradients.parameters.size > 0;
-  if constexpr (backend::has_chunked<B>()) {
+  if constexpr (std::is_same_v<B, Cpu>) {
     if (engine != "fft") {
       std::vector<double> bar(static_cast<std::size_t>(learns ? gradients.parameters.size : 0), 0.0);
-      const bool done = values_->sequence->multiply_low_rank_vjp(
+      const bool done = values_->engine(engine)->multiply_low_rank_vjp(
           engine, in, cotangents, {gradients.a, gradients.b, gradients.x, {}}, learns, bar, context);
       if (!learns) return;
       if (done) {

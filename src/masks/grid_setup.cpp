@@ -189,8 +189,10 @@ void finish_grid_table(bool causal, std::vector<double>& table) {
   }
 }
 
-SequenceValues grid_sequence_values(const std::vector<double>& table, const std::optional<DistanceFunction>& f,
-                                    std::optional<Distance> distance, bool causal) {
+namespace {
+
+SequenceValues sequence_values(const std::vector<double>& table, const std::optional<DistanceFunction>& f,
+                               std::optional<Distance> distance, bool causal) {
   SequenceValues s;
   const std::size_t centre = table.size() / 2;
   s.values.lower.assign(table.begin() + static_cast<std::ptrdiff_t>(centre), table.end());
@@ -215,6 +217,14 @@ SequenceValues grid_sequence_values(const std::vector<double>& table, const std:
     s.upper = DistanceFunction(Callable{[g = *f](double d) { return g(-d); }, f->name() + " of negative offsets"});
   }
   return s;
+}
+
+}  // namespace
+
+std::function<SequenceValues()> grid_sequence_values(const GridSource& source) {
+  return [&table = source.table, &f = source.function, distance = source.distance, causal = source.causal] {
+    return sequence_values(table, f, distance, causal);
+  };
 }
 
 void check_grid_table(std::span<const double> table, double largest) {

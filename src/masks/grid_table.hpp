@@ -10,11 +10,13 @@
 #include "backend/transfers.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "masks/grid_engines.hpp"
 #include "masks/sequence.hpp"
 
 namespace espalier {
@@ -48,9 +50,9 @@ ESPALIER_EXPORT backend::SumRows grid_parameter_rows(const GridClasses& classes,
 // row-major, as the index is), entries below 1e-30 of the largest set to 0.
 ESPALIER_EXPORT void finish_grid_table(bool causal, std::vector<double>& table);
 
-// A grid of one axis as a sequence: values by distance on both sides of the diagonal, and closed forms where f is given.
-SequenceValues grid_sequence_values(const std::vector<double>& table, const std::optional<DistanceFunction>& f,
-                                    std::optional<Distance> distance, bool causal);
+// A grid of one axis as a sequence, when called: values by distance on both sides of the diagonal, and closed forms where f is
+// given.
+std::function<SequenceValues()> grid_sequence_values(const GridSource& source);
 
 // Throws ValueError naming the first entry that is not finite; `largest` is the largest magnitude the element type holds.
 ESPALIER_EXPORT void check_grid_table(std::span<const double> table, double largest);

@@ -10,6 +10,8 @@
 #include <limits>
 #include <sstream>
 
+#include "masks/grid_table.hpp"
+
 namespace espalier {
 
 namespace {
@@ -53,6 +55,16 @@ template <class T>
 const SequenceValues& SequenceEngines<T>::source() const {
   std::call_once(source_once_, [&] { source_ = make_values_(); });
   return source_;
+}
+
+template <class T>
+bool SequenceEngines<T>::serves(const std::string& engine) const {
+  return engine == "exponentials" || engine == "band";
+}
+
+template <class T>
+std::unique_ptr<const GridEngine<T>> SequenceEngines<T>::with_source(const GridSource& source) const {
+  return std::make_unique<SequenceEngines<T>>(length_, grid_sequence_values(source), options_, tolerance_, found());
 }
 
 template <class T>

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "masks/chunk_basis.hpp"
+#include "masks/grid_engines.hpp"
 
 namespace espalier {
 
@@ -44,29 +45,24 @@ struct SequenceStart {
 
 // Forms are made by the first report or product that may want them, once; the rest is const and safe from several threads.
 template <class T>
-class SequenceEngines {
+class SequenceEngines final : public GridEngine<T> {
  public:
   // values: called at most once, when the first form is made.
   SequenceEngines(Index length, std::function<SequenceValues()> values, const MaskOptions& options, double tolerance,
-                  SequenceStart start);
+                  SequenceStart start = {});
 
-  // What these engines have found so far, or else where they would have started themselves.
-  SequenceStart found() const;
+  bool serves(const std::string& engine) const override;
+  void add_candidates(Shape shape, double best_other, std::vector<Report>& all) const override;
+  std::unique_ptr<const GridEngine<T>> with_source(const GridSource& source) const override;
 
-  // Adds the reports of "exponentials" and "band" where they exist, unless even the cheapest form would be slower than
-  // `best_other` seconds. Errors: ValueError where the options force one of them and there is none, with the reason.
-  void add_candidates(Shape shape, double best_other, std::vector<Report>& all) const;
-
-  // engine: a name that add_candidates gave.
   void multiply(const std::string& engine, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
-                const Context<Cpu>& context) const;
+                const Context<Cpu>& context) const override;
   void multiply_low_rank(const std::string& engine, const LowRankInputs<T, Cpu>& in, const LowRankOutputs<T, Cpu>& out,
-                         bool transpose, const Context<Cpu>& context) const;
-  // All gradients in one pass. With learn, and where the mask is a function of few parameters whose derivatives have such a
-  // form too, adds theirs to parameter_bar (in double) and returns true; otherwise leaves it alone and returns false.
+                         bool transpose, const Context<Cpu>& context) const override;
+  // All in one pass. Learns where the mask is a function of few parameters whose derivatives have such a form too.
   bool multiply_low_rank_vjp(const std::string& engine, const LowRankInputs<T, Cpu>& in,
                              const LowRankCotangents<T, Cpu>& cotangents, const LowRankGradients<T, Cpu>& gradients, bool learn,
-                             std::vector<double>& parameter_bar, const Context<Cpu>& context) const;
+                             std::vector<double>& parameter_bar, const Context<Cpu>& context) const override;
 
  private:
   enum class Kind { exponentials, band };
@@ -81,6 +77,8 @@ class SequenceEngines {
     bool usable = false;
     backend::ChunkedToeplitz<T> form;
   };
+  // What has been found so far, or else where this one would have started itself.
+  SequenceStart found() const;
   const Learning& learning(Kind kind) const;
   void make_learning(Kind kind, Learning& learning) const;
   const SequenceForm<T>& form(Kind kind, bool plain) const;

@@ -1,0 +1,29 @@
+// The list of engines of GridMask on the host.
+// SPDX-License-Identifier: Apache-2.0
+#include "masks/grid_engines.hpp"
+
+#include <algorithm>
+
+#include "masks/grid_table.hpp"
+#include "masks/sequence.hpp"
+
+namespace espalier {
+
+template <class T>
+std::vector<std::unique_ptr<const GridEngine<T>>> grid_engines(const GridSource& source, const MaskOptions& options,
+                                                               double tolerance) {
+  std::vector<std::unique_ptr<const GridEngine<T>>> engines;
+  const Index length = grid_length(source.sizes);
+  const bool one_axis = length > 1 && *std::max_element(source.sizes.begin(), source.sizes.end()) == length;
+  if (one_axis) {
+    engines.push_back(std::make_unique<SequenceEngines<T>>(length, grid_sequence_values(source), options, tolerance));
+  }
+  return engines;
+}
+
+template std::vector<std::unique_ptr<const GridEngine<float>>> grid_engines<float>(const GridSource&, const MaskOptions&,
+                                                                                   double);
+template std::vector<std::unique_ptr<const GridEngine<double>>> grid_engines<double>(const GridSource&, const MaskOptions&,
+                                                                                     double);
+
+}  // namespace espalier
