@@ -9,10 +9,21 @@
 
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <utility>
 #include <vector>
 
 namespace espalier::backend {
+
+// Chunks that are `first` to `last` apart, over which every entry of M is `weight`: they enter by the sum of their moments,
+// made by additions alone, so that a row is as accurate as its own entries.
+template <class T>
+struct ChunkWindow {
+  Index first = 1, last = 1;  // last: at most kOpenWindow, which stands for as far as there are chunks
+  T weight = 0;
+  Index parameter = 0;  // for gradients: the p with dM/dp = 1 here
+};
+inline constexpr Index kOpenWindow = std::numeric_limits<Index>::max();
 
 // Rows and sources are cut into chunks of C = `chunk`. Chunks closer than `gap` are served by exact tiles. Beyond, with row
 // IC + a, source JC + b and n = |I - J| - gap >= 0,
@@ -33,13 +44,19 @@ struct ChunkSide {
   // r]), belong to the derivatives of M by its parameters. The products use neither: there reads = R.
   Index reads = 0;
   std::vector<std::vector<double>> derivative_out;
+  // In the place of states, which then are none: far entries are constant over these, disjoint and rising; entries of other
+  // chunks are 0 or exact tiles. R = 1, row and source are ones.
+  std::vector<ChunkWindow<T>> windows;
 };
 
 // L x L. Rows below 2^31.
 template <class T>
 struct ChunkedToeplitz {
-  Index length = 0, chunk = 0, gap = 1;     // chunk: a multiple of 32
-  std::vector<T> near;                      // [2 gap C - 1]: the entry of offset i - j at near[i - j + gap C - 1]
+  Index length = 0, chunk = 0, gap = 1;  // chunk: a multiple of 32
+  // [2 gap C - 1]: the entry of offset i - j at near[i - j + gap C - 1]; behind them 2 C - 1 for each of the tiles in `exact`,
+  // whose offset is n C in the middle.
+  std::vector<T> near;
+  std::vector<Index> exact;                 // n = I - J of further exact tiles, |n| >= gap, in no window and not smooth
   bool has_lower = true, has_upper = true;  // false: every entry with i > j (j > i) is 0, near ones too
   ChunkSide<T> lower, upper;                // sources before their rows (j < i), after them (j > i)
 };
@@ -54,6 +71,10 @@ inline constexpr double kSlowLogDecay = 0.05;
 
 template <class T>
 ChunkedToeplitz<T> transposed(const ChunkedToeplitz<T>& m);
+
+// Where near[o] is found in the transpose's `near`.
+template <class T>
+Index transposed_near(const ChunkedToeplitz<T>& m, Index o);
 
 // y = M x.
 template <class T, class B>
@@ -76,7 +97,8 @@ template <class T, class B>
 void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToeplitz<T>* learning, const LowRankInputs<T, B>& in,
                           const LowRankCotangents<T, B>& cotangents, const LowRankGradients<T, B>& gradients,
                           ChunkedParameterGradient* parameters, const Context<B>& context);
-// Bound on the memory that the calls above take; columns: c; rank 0: the plain product.
+// Bound on the memory that the calls above take, with the default Context::scratch_bytes; columns: c; rank 0: the plain
+// product. Windows keep moments back to the furthest one's end, in panels of features that fit in the context's scratch memory.
 template <class T>
 std::size_t chunked_bytes(const ChunkedToeplitz<T>& m, Index rank, Index columns);
 

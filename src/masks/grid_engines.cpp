@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "masks/grid_table.hpp"
+#include "masks/piecewise.hpp"
 #include "masks/sequence.hpp"
 
 namespace espalier {
@@ -16,6 +17,8 @@ std::vector<std::unique_ptr<const GridEngine<T>>> grid_engines(const GridSource&
   const Index length = grid_length(source.sizes);
   const bool one_axis = length > 1 && *std::max_element(source.sizes.begin(), source.sizes.end()) == length;
   if (one_axis) {
+    // Before the sequence engines: where it is fast they need not search.
+    engines.push_back(std::make_unique<PiecewiseEngine<T>>(source, options));
     engines.push_back(std::make_unique<SequenceEngines<T>>(length, grid_sequence_values(source), options, tolerance));
   }
   return engines;

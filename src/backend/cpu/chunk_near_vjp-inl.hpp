@@ -71,9 +71,9 @@ template <class T>
 void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, Index chunk, T* scratch) {
   const ChunkedToeplitz<T>& mask = *call.mask;
   const Index i0 = call.begin(chunk), ni = call.rows(chunk);
-  const Index first = std::max<Index>(0, chunk - (mask.has_lower ? mask.gap - 1 : 0));
-  const Index last = std::min(call.chunks() - 1, chunk + (mask.has_upper ? mask.gap - 1 : 0));
-  for (Index source = first; source <= last; ++source) {
+  for (const NearTile& tile : call.tiles) {
+    const Index source = chunk - tile.distance;
+    if (source < 0 || source >= call.chunks()) continue;
     const Index j0 = call.begin(source), nj = call.rows(source);
     copy_padded(call.b, j0, nj, call.m_pad, scratch + at.b_plain);
     if (call.y_bar) pack_rows(call.x, j0, nj, scratch + at.packed_x);
@@ -81,7 +81,7 @@ void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, 
       Index from, to;
       visible_sources(mask, i0 + i, kPanel<T>, j0, nj, from, to);
       if (from >= to) continue;
-      const T* near = mask.near.data() + (i0 + i - j0 + mask.gap * mask.chunk - 1);
+      const T* near = mask.near.data() + tile.entry + i;
       const T* lanes = scratch + at.y_lanes + p * (call.c + 1) * kPanel<T>;
       with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
         constexpr int V = vectors;
@@ -122,9 +122,9 @@ template <class T>
 void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, Index chunk, T* near_bar, T* scratch) {
   const ChunkedToeplitz<T>& mask = *call.turned;
   const Index j0 = call.begin(chunk), nj = call.rows(chunk);
-  const Index first = std::max<Index>(0, chunk - (mask.has_lower ? mask.gap - 1 : 0));
-  const Index last = std::min(call.chunks() - 1, chunk + (mask.has_upper ? mask.gap - 1 : 0));
-  for (Index other = first; other <= last; ++other) {
+  for (const NearTile& tile : call.turned_tiles) {
+    const Index other = chunk - tile.distance;
+    if (other < 0 || other >= call.chunks()) continue;
     const Index i0 = call.begin(other), ni = call.rows(other);
     copy_padded(call.a, i0, ni, call.m_pad, scratch + at.b_plain);
     pack_rows(call.a, i0, ni, scratch + at.packed_a);
@@ -136,7 +136,7 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
       Index from, to;
       visible_sources(mask, j0 + j, kPanel<T>, i0, ni, from, to);
       if (from >= to) continue;
-      const Index offset = j0 + j - i0 + mask.gap * mask.chunk - 1 - from;
+      const Index offset = tile.entry + j - from;
       const T* near = mask.near.data() + offset;
       with_panel_vectors<T>(nj - j, [&](auto vectors) HWY_ATTR {
         constexpr int V = vectors;

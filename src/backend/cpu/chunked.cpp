@@ -3,12 +3,13 @@
 //
 // A sweep goes over the chunks once, in waves of a few chunks:
 //   moments   P_p = sum_b source_p(b) b_b x_bᵀ of every chunk of the wave          (tasks: chunks)
-//   scan      states take the moments of `gap` chunks ago, U = what the rows read   (tasks: ranges of elements)
+//   advance   states take the moments of `gap` chunks ago, or windows theirs, U = what the rows read (tasks: elements)
 //   rows      near tiles, and y_a += sum_p row_p(a) a_aᵀ U_p                        (tasks: chunks)
 // The lower side goes up and does the near tiles, then the upper side goes down and adds. Every number is computed the same way
 // whatever the length of a wave and the number of threads.
 #include "backend/chunked.hpp"
 
+#include "backend/cpu/chunk_stream.hpp"
 #include "backend/cpu/chunked_call.hpp"
 #include "backend/cpu/parallel.hpp"
 #include "backend/elementwise.hpp"
@@ -22,7 +23,6 @@
 #include <hwy/highway.h>
 
 #include "backend/cpu/chunk_kernels-inl.hpp"
-#include "backend/cpu/chunk_scan-inl.hpp"
 #include "backend/cpu/dispatch.hpp"
 #include "backend/cpu/packing-inl.hpp"
 #include "backend/cpu/register_tile-inl.hpp"
@@ -84,9 +84,9 @@ void add_near(const ChunkCall<T>& call, const ChunkScratch<T>& at, Index chunk, 
   const ChunkedToeplitz<T>& mask = *call.mask;
   const MomentShape& s = call.shape;
   const Index i0 = call.begin(chunk), ni = call.rows(chunk);
-  const Index first = std::max<Index>(0, chunk - (mask.has_lower ? mask.gap - 1 : 0));
-  const Index last = std::min(call.chunks() - 1, chunk + (mask.has_upper ? mask.gap - 1 : 0));
-  for (Index source = first; source <= last; ++source) {
+  for (const NearTile& tile : call.tiles) {
+    const Index source = chunk - tile.distance;
+    if (source < 0 || source >= call.chunks()) continue;
     const Index j0 = call.begin(source), nj = call.rows(source);
     T* x = scratch + at.x;
     copy_padded(call.x, j0, nj, s.c_pad, x);
@@ -96,7 +96,7 @@ void add_near(const ChunkCall<T>& call, const ChunkScratch<T>& at, Index chunk, 
       visible_sources(mask, i0 + i, kPanel<T>, j0, nj, from, to);
       if (from >= to) continue;
       // Offset (i0 + i) - (j0 + j) of lane 0 and source j = 0, in the table.
-      const T* near = mask.near.data() + (i0 + i - j0 + mask.gap * mask.chunk - 1);
+      const T* near = mask.near.data() + tile.entry + i;
       T* y = scratch + at.y + p * padded_rows(s.c) * kPanel<T>;
       T* sums = scratch + at.sums + i;
       with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
@@ -221,9 +221,6 @@ void chunk_rows(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chun
   void moments_##name(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chunk, T* scratch, T* moments) { \
     chunk_moments(call, sweep, chunk, scratch, moments);                                                           \
   }                                                                                                                \
-  void scan_##name(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state) {                          \
-    scan_chunk(scan, from, to, moments, state);                                                                    \
-  }                                                                                                                \
   void rows_##name(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chunk, const T* read, T* scratch) { \
     chunk_rows(call, sweep, chunk, read, scratch);                                                                 \
   }
@@ -242,13 +239,9 @@ namespace {
 
 #define ESPALIER_KERNELS(T, name)                                                                               \
   HWY_EXPORT(moments_##name);                                                                                   \
-  HWY_EXPORT(scan_##name);                                                                                      \
   HWY_EXPORT(rows_##name);                                                                                      \
   void run_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chunk, T* scratch, T* moments) { \
     ESPALIER_DISPATCH(moments_##name)(call, sweep, chunk, scratch, moments);                                    \
-  }                                                                                                             \
-  void run_scan(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state) {                          \
-    ESPALIER_DISPATCH(scan_##name)(scan, from, to, moments, state);                                             \
   }                                                                                                             \
   void run_rows(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index chunk, const T* read, T* scratch) { \
     ESPALIER_DISPATCH(rows_##name)(call, sweep, chunk, read, scratch);                                          \
@@ -260,46 +253,43 @@ ESPALIER_KERNELS(double, double)
 template <class T>
 void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Context<Cpu>& context) {
   const TileGeometry g = tile_geometry(sizeof(T));
-  const Index n = sweep.chunks, gap = call.mask->gap, step = call.shape.step;
-  const Index basis = sweep.side->basis, states = sweep.side->states;
+  const Index n = sweep.chunks, step = call.shape.step, basis = sweep.side->basis;
   Context<Cpu> inner = context;
   const Index workers = std::min<Index>({n, thread_count(context), kMaxWorkers});
   inner.threads = static_cast<int>(workers);
-  const Index wave = wave_length(basis * step, n, workers, sizeof(T)), ring = wave + gap;
+  const Index wave = wave_length(basis * step, n, workers, sizeof(T));
   const Index per_worker = ChunkScratch<T>(g, call.shape, call.mask->chunk, call.plain()).size;
-  Buffer<T, Cpu> memory(align_elements<T>(workers * per_worker) + ring_elements(basis, step, wave, gap) +
-                        sweep.state_elements(step));
-  T* moments = memory.data() + align_elements<T>(workers * per_worker);
-  T* state = moments + ring_elements(basis, step, wave, gap);
-  std::fill_n(state, sweep.state_elements(step), T(0));
-  const auto slot = [&](Index t) { return moments + t % ring * (basis * step); };
-  std::vector<T> in(static_cast<std::size_t>(wave * states * basis)), out(in.size());
-  const Index scan_tasks = (step + kScanBlock - 1) / kScanBlock;
+  const Index scratch = align_elements<T>(workers * per_worker);
+  ChunkStream<T> stream(sweep, basis, step, call.mask->gap, wave);
+  Buffer<T, Cpu> memory(scratch + stream.elements());
+  stream.place(memory.data() + scratch);
+  const Index tasks = (step + kScanBlock - 1) / kScanBlock;
   for (Index t0 = 0; t0 < n; t0 += wave) {
-    const Index t1 = std::min(n, t0 + wave), scan_from = std::max(t0, gap);
+    const Index t1 = std::min(n, t0 + wave);
     if (sweep.far()) {
-      // The last `gap` chunks are nobody's past.
-      parallel_for(inner, std::min(t1, n - gap) - t0, [&](Index k, int worker) {
-        run_moments(call, sweep, sweep.chunk(t0 + k), memory.data() + worker * per_worker, slot(t0 + k));
+      parallel_for(inner, std::min(t1, n - stream.lag()) - t0, [&](Index k, int worker) {
+        run_moments(call, sweep, sweep.chunk(t0 + k), memory.data() + worker * per_worker, stream.moments(t0 + k));
       });
-      for (Index t = scan_from; t < t1; ++t) {
-        const Index at = (t - scan_from) * states * basis;
-        sweep.coefficients(t, in.data() + at, out.data() + at);
-      }
-      parallel_for(inner, scan_from < t1 ? scan_tasks : 0, [&](Index k, int) {
-        for (Index t = scan_from; t < t1; ++t) {
-          const Index at = (t - scan_from) * states * basis;
-          run_scan(sweep.scan_step(step, in.data() + at, out.data() + at, state), k * kScanBlock,
-                   std::min(step, (k + 1) * kScanBlock), slot(t - gap), state);
-        }
-      });
+      stream.prepare(t0, t1);
+      parallel_for(inner, stream.lag() < t1 ? tasks : 0,
+                   [&](Index k, int) { stream.advance(t0, t0, t1, k * kScanBlock, std::min(step, (k + 1) * kScanBlock)); });
     }
     parallel_for(inner, t1 - t0, [&](Index k, int worker) {
       const Index t = t0 + k;
-      const T* read = sweep.far() && t >= gap ? slot(t - gap) : nullptr;
-      run_rows(call, sweep, sweep.chunk(t), read, memory.data() + worker * per_worker);
+      run_rows(call, sweep, sweep.chunk(t), stream.read(t, t0), memory.data() + worker * per_worker);
     });
   }
+}
+
+// Features of one far sweep: all of them, unless windows then keep more than the scratch memory.
+template <class T>
+Index far_features(const ChunkedToeplitz<T>& m, const MomentShape& shape, std::size_t scratch_bytes) {
+  // The longest wave: sums must not depend on the number of threads.
+  const Index wave = wave_length(1, (m.length + m.chunk - 1) / std::max<Index>(1, m.chunk), kMaxWorkers, sizeof(T));
+  const Index kept = std::max(window_elements(m.lower, wave), window_elements(m.upper, wave));
+  if (kept == 0) return shape.m;
+  const auto room = static_cast<Index>(scratch_bytes / sizeof(T)) / (kept * (shape.c_pad + 1));
+  return std::clamp<Index>(room, 1, shape.m);
 }
 
 template <class T>
@@ -307,19 +297,34 @@ void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
   const TileGeometry g = tile_geometry(sizeof(T));
   const ChunkedToeplitz<T>& m = *call.mask;
   if (m.length == 0) return;
+  call.tiles = near_tiles(m);
   const MatrixView<const T, Cpu> x = call.x;
   const MatrixView<T, Cpu> y = call.y;
+  const ChunkSide<T> none;
   for (Index c = 0; c == 0 || c < x.cols; c += kColumnBlock) {
     const Index columns = std::min(kColumnBlock, x.cols - c);
     if (c > 0) call.row_sum = {};
     call.x = x.columns(c, columns);
     call.y = y.columns(c, columns);
     call.shape = MomentShape(g, call.a.cols, columns, static_cast<bool>(call.row_sum));
-    ChunkSweep<T> up(m, m.lower, true, call.chunks(), g), down(m, m.upper, false, call.chunks(), g);
+    const Index panel = far_features(m, call.shape, context.scratch_bytes), features = call.shape.m;
+    const bool whole = panel == features;
+    ChunkSweep<T> up(m, whole ? m.lower : none, true, call.chunks(), g);
     up.near = true;
     run_sweep(call, up, context);
-    down.add = true;
-    if (down.far()) run_sweep(call, down, context);
+    for (Index k = 0; k < features; k += panel) {
+      ChunkCall<T> part = call;
+      if (!whole) {
+        part.a = call.a.columns(k, std::min(panel, features - k)), part.b = call.b.columns(k, part.a.cols);
+        part.shape = MomentShape(g, part.a.cols, columns, static_cast<bool>(call.row_sum));
+      }
+      for (const bool upward : {true, false}) {
+        if (whole && upward) continue;
+        ChunkSweep<T> far(m, upward ? m.lower : m.upper, upward, call.chunks(), g);
+        far.add = true;
+        if (far.far()) run_sweep(part, far, context);
+      }
+    }
   }
 }
 
@@ -364,9 +369,20 @@ ChunkSide<T> turned(const ChunkSide<T>& side) {
 }  // namespace
 
 template <class T>
+Index transposed_near(const ChunkedToeplitz<T>& m, Index o) {
+  const Index band = 2 * m.gap * m.chunk - 1, tile = 2 * m.chunk - 1;
+  if (o < band) return band - 1 - o;
+  const Index first = band + (o - band) / tile * tile;
+  return first + tile - 1 - (o - first);
+}
+
+template <class T>
 ChunkedToeplitz<T> transposed(const ChunkedToeplitz<T>& m) {
   ChunkedToeplitz<T> r = m;
-  std::reverse(r.near.begin(), r.near.end());
+  for (Index o = 0; o < static_cast<Index>(m.near.size()); ++o) {
+    r.near[static_cast<std::size_t>(transposed_near(m, o))] = m.near[static_cast<std::size_t>(o)];
+  }
+  for (Index& n : r.exact) n = -n;
   std::swap(r.has_lower, r.has_upper);
   r.lower = turned(m.upper);
   r.upper = turned(m.lower);
@@ -375,7 +391,7 @@ ChunkedToeplitz<T> transposed(const ChunkedToeplitz<T>& m) {
 
 template <class T, class B>
 void chunked_multiply(const ChunkedToeplitz<T>& m, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context) {
-  run_product(ChunkCall<T>{&m, {}, {}, x, y, {}, MomentShape(tile_geometry(sizeof(T)), 0, 0, false)}, context);
+  run_product(ChunkCall<T>{&m, {}, {}, x, y, {}, MomentShape(tile_geometry(sizeof(T)), 0, 0, false), {}}, context);
 }
 
 template <class T, class B>
@@ -386,7 +402,7 @@ void chunked_low_rank(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>& in
     if (out.row_sum) fill(MatrixView<T, Cpu>(out.row_sum.data, 1, out.row_sum.size), T(0), context);
     return;
   }
-  run_product(ChunkCall<T>{&m, in.a, in.b, in.x, out.y, out.row_sum, MomentShape(tile_geometry(sizeof(T)), 0, 0, false)},
+  run_product(ChunkCall<T>{&m, in.a, in.b, in.x, out.y, out.row_sum, MomentShape(tile_geometry(sizeof(T)), 0, 0, false), {}},
               context);
 }
 
@@ -396,17 +412,23 @@ std::size_t chunked_bytes(const ChunkedToeplitz<T>& m, Index rank, Index columns
   const MomentShape shape(g, rank, std::min(columns, kColumnBlock), rank > 0);
   const Index chunks = (m.length + m.chunk - 1) / std::max<Index>(1, m.chunk), workers = std::min(chunks, kMaxWorkers);
   const Index per_worker = ChunkScratch<T>(g, shape, m.chunk, rank == 0).size;
-  Index side = 0;
+  const Index panel = far_features(m, shape, Context<Cpu>{}.scratch_bytes);
+  const MomentShape part(g, rank > 0 ? panel : 0, std::min(columns, kColumnBlock), rank > 0);
+  Index most = 0;
   for (const ChunkSide<T>* s : {&m.lower, &m.upper}) {
-    const Index wave = wave_length(s->basis * shape.step, chunks, workers, sizeof(T));
-    side = std::max(side, ring_elements(s->basis, shape.step, wave, m.gap) + 2 * s->states * shape.step +
-                              2 * wave * s->states * s->basis + 2 * m.chunk * g.padded_rows(s->basis));
+    // Of one feature panel where there are several: the last one may be smaller, and its waves longer.
+    const Index step = part.step, wave = wave_length(s->basis * step, chunks, workers, sizeof(T));
+    const Index longest = panel < shape.m ? wave_length(1, chunks, workers, sizeof(T)) : wave;
+    const ChunkSweep<T> sweep(m, *s, true, chunks, g);
+    most = std::max(most, ChunkStream<T>(sweep, s->basis, step, m.gap, longest).elements() + 2 * wave * s->states * s->basis +
+                              2 * m.chunk * g.padded_rows(s->basis));
   }
   // Host vectors of coefficients and the allocator's rounding beside it.
-  return static_cast<std::size_t>(align_elements<T>(workers * per_worker) + side) * sizeof(T) + 65536;
+  return static_cast<std::size_t>(align_elements<T>(workers * per_worker) + most) * sizeof(T) + 65536;
 }
 
 #define ESPALIER_INSTANTIATE(T)                                                                                          \
+  template Index transposed_near(const ChunkedToeplitz<T>&, Index);                                                      \
   template ChunkedToeplitz<T> transposed(const ChunkedToeplitz<T>&);                                                     \
   template void chunked_multiply(const ChunkedToeplitz<T>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>,                \
                                  const Context<Cpu>&);                                                                   \

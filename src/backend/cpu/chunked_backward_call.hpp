@@ -6,6 +6,7 @@
 #include <espalier/core/views.hpp>
 
 #include <algorithm>
+#include <vector>
 
 #include "backend/chunked.hpp"
 #include "backend/cpu/chunked_call.hpp"
@@ -22,10 +23,12 @@ struct ChunkBackward {
   bool want_a, want_sources, want_b, want_x, want_parameters;
   bool near, add;  // this sweep does the near tiles; it adds to what the gradients hold
   Index m, c, m_pad, c_pad, step;
+  std::vector<NearTile> tiles, turned_tiles;
+
   Index chunks() const { return (mask->length + mask->chunk - 1) / mask->chunk; }
   Index begin(Index chunk) const { return chunk * mask->chunk; }
   Index rows(Index chunk) const { return std::min(mask->chunk, mask->length - begin(chunk)); }
-  Index near_size() const { return 2 * mask->gap * mask->chunk - 1; }
+  Index near_size() const { return static_cast<Index>(mask->near.size()); }
 };
 
 // Scratch of one worker, in elements, each part on whole cache lines.

@@ -27,8 +27,22 @@ inline Index wave_length(Index moment_elements, Index chunks, Index workers, std
   return std::min(chunks, std::clamp<Index>(in_cache, 1, 16) * workers);
 }
 
-inline Index ring_elements(Index basis, Index step, Index wave, Index gap) {
-  return basis * step * (wave + gap);
+// Exact tiles of a chunk of rows: its distance I - J from the chunk of sources, and where the table of near entries has the
+// offset of row 0 and source 0 of both.
+struct NearTile {
+  Index distance, entry;
+};
+// All of them, sources rising.
+template <class T>
+std::vector<NearTile> near_tiles(const ChunkedToeplitz<T>& m) {
+  std::vector<NearTile> tiles;
+  const Index band = 2 * m.gap * m.chunk - 1, lowest = m.has_upper ? 1 - m.gap : 0, highest = m.has_lower ? m.gap - 1 : 0;
+  for (Index n = lowest; n <= highest; ++n) tiles.push_back({n, n * m.chunk + m.gap * m.chunk - 1});
+  for (std::size_t e = 0; e < m.exact.size(); ++e) {
+    tiles.push_back({m.exact[e], band + static_cast<Index>(e) * (2 * m.chunk - 1) + m.chunk - 1});
+  }
+  std::sort(tiles.begin(), tiles.end(), [](const NearTile& p, const NearTile& q) { return p.distance > q.distance; });
+  return tiles;
 }
 
 // Widths as the kernels store them. A moment is an m x c matrix, its rows c_pad apart, and behind it (where row sums are
@@ -52,6 +66,7 @@ struct ChunkCall {
   MatrixView<T, Cpu> y;
   VectorView<T, Cpu> row_sum;
   MomentShape shape;
+  std::vector<NearTile> tiles;
 
   bool plain() const { return !a; }
   Index chunks() const { return (mask->length + mask->chunk - 1) / mask->chunk; }

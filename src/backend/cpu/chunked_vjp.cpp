@@ -10,6 +10,7 @@
 // parameter is <moments of the chunk's rows, states of sources read with the derivative's coefficients>.
 // Near tiles: a_bar by tiles of rows, b_bar and x_bar by tiles of sources, so that no task writes to another's chunk.
 #include "backend/chunked.hpp"
+#include "backend/cpu/chunk_stream.hpp"
 #include "backend/cpu/chunked_backward_call.hpp"
 #include "backend/cpu/parallel.hpp"
 #include "backend/elementwise.hpp"
@@ -25,7 +26,6 @@
 #include "backend/cpu/chunk_derivatives-inl.hpp"
 #include "backend/cpu/chunk_kernels-inl.hpp"
 #include "backend/cpu/chunk_near_vjp-inl.hpp"
-#include "backend/cpu/chunk_scan-inl.hpp"
 #include "backend/cpu/dispatch.hpp"
 #include "backend/cpu/packing-inl.hpp"
 #include "backend/cpu/register_tile-inl.hpp"
@@ -169,9 +169,6 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
   void row_moments_##name(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, T* scratch, T* moments) { \
     row_moments(call, weights, basis, chunk, scratch, moments);                                                               \
   }                                                                                                                           \
-  void backward_scan_##name(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state) {                            \
-    scan_chunk(scan, from, to, moments, state);                                                                               \
-  }                                                                                                                           \
   void derivative_dot_##name(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to, \
                              const T* moments, const T* state, double* out) {                                                 \
     derivative_dot(basis, states, count, coefficients, step, from, to, moments, state, out);                                  \
@@ -196,7 +193,6 @@ namespace {
 #define ESPALIER_KERNELS(T, name)                                                                                          \
   HWY_EXPORT(source_moments_##name);                                                                                       \
   HWY_EXPORT(row_moments_##name);                                                                                          \
-  HWY_EXPORT(backward_scan_##name);                                                                                        \
   HWY_EXPORT(derivative_dot_##name);                                                                                       \
   HWY_EXPORT(chunk_reads_##name);                                                                                          \
   void run_source_moments(const ChunkBackward<T>& call, const ChunkSide<T>& side, Index basis, Index chunk, T* scratch,    \
@@ -205,9 +201,6 @@ namespace {
   }                                                                                                                        \
   void run_row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, T* scratch, T* moments) { \
     ESPALIER_DISPATCH(row_moments_##name)(call, weights, basis, chunk, scratch, moments);                                  \
-  }                                                                                                                        \
-  void run_scan(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state) {                                     \
-    ESPALIER_DISPATCH(backward_scan_##name)(scan, from, to, moments, state);                                               \
   }                                                                                                                        \
   void run_derivative_dot(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to, \
                           const T* moments, const T* state, double* out) {                                                 \
@@ -221,128 +214,112 @@ ESPALIER_KERNELS(float, float)
 ESPALIER_KERNELS(double, double)
 #undef ESPALIER_KERNELS
 
-// How one sweep's memory is laid out: rings of moments, states, what each chunk of a wave adds to near entries.
+// How one sweep's memory is laid out: streams, moments of rows for derivatives, what each chunk of a wave adds to near entries.
 template <class T>
 struct BackwardPlan {
-  Index workers, wave, ring, scan_tasks;
-  Index source_basis, row_basis, derivative_basis, derivatives;
-  Index source_states, row_states;
-  Index scratch, source_ring, row_ring, derivative_ring, source_state, row_state, near;  // offsets
-  Index size;
+  Index workers, wave, blocks;
+  Index derivatives = 0, derivative_basis = 0;  // of the far entries; windows: R = 1 and a derivative each
+  ChunkStream<T> sources, rows;
+  Index per_worker, derivative_ring, near, size;  // offsets; scratch is at 0
 
   BackwardPlan(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, int threads) {
-    const TileGeometry g = tile_geometry(sizeof(T));
-    const ChunkSide<T>& sources = *sweep.sources.side;
-    const ChunkSide<T>& rows = *sweep.rows.side;
-    derivatives = call.want_parameters ? static_cast<Index>(sources.derivative_out.size()) : 0;
-    derivative_basis = derivatives > 0 ? sources.basis : 0;
-    source_basis = derivatives > 0 ? sources.basis : call.want_a ? sources.basis : 0;
-    row_basis = call.want_sources ? rows.basis : 0;
-    source_states = source_basis > 0 ? sources.states : 0;
-    row_states = row_basis > 0 ? rows.states : 0;
+    const ChunkSide<T>& side = *sweep.sources.side;
+    if (call.want_parameters && side.basis > 0) {
+      derivatives = static_cast<Index>(side.windows.empty() ? side.derivative_out.size() : side.windows.size());
+    }
+    if (derivatives > 0) derivative_basis = side.basis;
+    const Index source_basis = derivatives > 0 || call.want_a ? side.basis : 0;
+    const Index row_basis = call.want_sources ? sweep.rows.side->basis : 0;
     const Index n = call.chunks(), per_chunk = (source_basis + row_basis + derivative_basis) * call.step;
     workers = std::min<Index>({n, threads, kMaxWorkers});
     wave = wave_length(per_chunk, n, workers, sizeof(T));
     // Each chunk of a wave gathers near entries of its own: 8 MiB of them, or one chunk a worker.
     const Index gathered = (Index{8} << 20) / static_cast<Index>(sizeof(T)) / std::max<Index>(1, call.near_size());
     if (call.near && call.want_parameters) wave = std::min(wave, std::max(workers, gathered));
-    ring = wave + call.mask->gap;
-    scan_tasks = (call.step + kScanBlock - 1) / kScanBlock;
-    const Index per_worker = ChunkBackwardScratch<T>(g, call).size;
-    Index at = 0;
-    const auto take = [&](Index elements) {
-      const Index offset = at;
-      at += align_elements<T>(elements);
-      return offset;
-    };
-    scratch = take(workers * per_worker);
-    source_ring = take(ring * source_basis * call.step);
-    row_ring = take(ring * row_basis * call.step);
-    derivative_ring = take(wave * derivative_basis * call.step);
-    source_state = take(source_states > 0 ? sweep.sources.state_elements(call.step) : 0);
-    row_state = take(row_states > 0 ? sweep.rows.state_elements(call.step) : 0);
-    near = take(call.near && call.want_parameters ? wave * call.near_size() : 0);
-    size = at;
+    blocks = (call.step + kScanBlock - 1) / kScanBlock;
+    sources = ChunkStream<T>(sweep.sources, source_basis, call.step, call.mask->gap, wave);
+    rows = ChunkStream<T>(sweep.rows, row_basis, call.step, call.mask->gap, wave);
+    per_worker = ChunkBackwardScratch<T>(tile_geometry(sizeof(T)), call).size;
+    derivative_ring = align_elements<T>(workers * per_worker) + sources.elements() + rows.elements();
+    near = derivative_ring + align_elements<T>(wave * derivative_basis * call.step);
+    size = near + align_elements<T>(call.near && call.want_parameters ? wave * call.near_size() : 0);
+  }
+  void place(T* base) {
+    T* at = base + align_elements<T>(workers * per_worker);
+    sources.place(at);
+    rows.place(at + sources.elements());
   }
 };
+
+// The streams of one wave from t0 on, and the gradients of far parameters, one block of elements after the other.
+template <class T>
+void advance_wave(const ChunkBackwardSweep<T>& sweep, BackwardPlan<T>& plan, Index t0, Index t1, Index step,
+                  const T* row_moments, std::vector<double>& far, const Context<Cpu>& inner) {
+  plan.sources.prepare(t0, t1);
+  plan.rows.prepare(t0, t1);
+  const ChunkSide<T>& side = *sweep.sources.side;
+  const bool dots = plan.derivatives > 0 && plan.sources.windowed(), outs = plan.derivatives > 0 && !dots;
+  const Index size = plan.sources.states() * plan.sources.basis(), from = std::max(t0, plan.sources.lag());
+  std::vector<T> unused(static_cast<std::size_t>(outs ? size : 0)),
+      derivative(static_cast<std::size_t>(outs ? (t1 - t0) * plan.derivatives * size : 0));
+  const auto coefficients = [&](Index t) { return derivative.data() + (t - t0) * plan.derivatives * size; };
+  for (Index t = from; outs && t < t1; ++t) {
+    for (Index d = 0; d < plan.derivatives; ++d) {
+      sweep.sources.coefficients(t, unused.data(), coefficients(t) + d * size,
+                                 side.derivative_out[static_cast<std::size_t>(d)]);
+    }
+  }
+  parallel_for(inner, plan.sources.exists() || plan.rows.exists() ? plan.blocks : 0, [&](Index block, int) {
+    const Index first = block * kScanBlock, last = std::min(step, first + kScanBlock);
+    double* sums = far.data() + block * plan.derivatives;
+    plan.rows.advance(t0, t0, t1, first, last);
+    if (!outs) return plan.sources.advance(t0, t0, t1, first, last, dots ? row_moments : nullptr, sums);
+    for (Index t = from; t < t1; ++t) {
+      plan.sources.advance(t0, t, t + 1, first, last);
+      run_derivative_dot(plan.derivative_basis, plan.sources.states(), plan.derivatives, coefficients(t), step, first, last,
+                         row_moments + (t - t0) * plan.derivative_basis * step, plan.sources.state(), sums);
+    }
+  });
+}
 
 template <class T>
 void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, ChunkedParameterGradient* parameters,
                const Context<Cpu>& context) {
   Context<Cpu> inner = context;
-  const BackwardPlan<T> plan(call, sweep, thread_count(context));
+  BackwardPlan<T> plan(call, sweep, thread_count(context));
   inner.threads = static_cast<int>(plan.workers);
-  const Index n = call.chunks(), gap = call.mask->gap, step = call.step;
-  const Index per_worker = ChunkBackwardScratch<T>(tile_geometry(sizeof(T)), call).size;
+  const Index n = call.chunks(), step = call.step;
   const ChunkSide<T>& sources = *sweep.sources.side;
   const ChunkSide<T>& rows = *sweep.rows.side;
   Buffer<T, Cpu> memory(plan.size);
   T* base = memory.data();
-  if (plan.source_states > 0) std::fill_n(base + plan.source_state, sweep.sources.state_elements(step), T(0));
-  if (plan.row_states > 0) std::fill_n(base + plan.row_state, sweep.rows.state_elements(step), T(0));
-  const auto source_slot = [&](Index t) { return base + plan.source_ring + t % plan.ring * (plan.source_basis * step); };
-  const auto row_slot = [&](Index t) { return base + plan.row_ring + t % plan.ring * (plan.row_basis * step); };
-  const auto scratch = [&](int worker) { return base + plan.scratch + worker * per_worker; };
-  const Index source_size = plan.source_states * plan.source_basis, row_size = plan.row_states * plan.row_basis;
-  const auto wave_size = [&](Index each) { return static_cast<std::size_t>(plan.wave * each); };
-  std::vector<T> source_in(wave_size(source_size)), source_out(source_in.size()), row_in(wave_size(row_size)),
-      row_out(row_in.size()), unused(static_cast<std::size_t>(source_size)),
-      derivative(wave_size(source_size * plan.derivatives));
-  std::vector<double> far(static_cast<std::size_t>(plan.scan_tasks * plan.derivatives), 0.0);
+  plan.place(base);
+  const auto scratch = [&](int worker) { return base + worker * plan.per_worker; };
+  std::vector<double> far(static_cast<std::size_t>(plan.blocks * plan.derivatives), 0.0);
   for (Index t0 = 0; t0 < n; t0 += plan.wave) {
-    const Index t1 = std::min(n, t0 + plan.wave), scan_from = std::max(t0, gap);
+    const Index t1 = std::min(n, t0 + plan.wave);
     parallel_for(inner, t1 - t0, [&](Index k, int worker) {
       const Index t = t0 + k, chunk = sweep.sources.chunk(t);
-      if (t + gap < n) {
-        if (plan.source_basis > 0) run_source_moments(call, sources, plan.source_basis, chunk, scratch(worker), source_slot(t));
-        if (plan.row_basis > 0) run_row_moments(call, rows.source.data(), plan.row_basis, chunk, scratch(worker), row_slot(t));
+      if (plan.sources.exists() && t + plan.sources.lag() < n) {
+        run_source_moments(call, sources, plan.sources.basis(), chunk, scratch(worker), plan.sources.moments(t));
       }
-      if (plan.derivative_basis > 0 && t >= gap) {
+      if (plan.rows.exists() && t + plan.rows.lag() < n) {
+        run_row_moments(call, rows.source.data(), plan.rows.basis(), chunk, scratch(worker), plan.rows.moments(t));
+      }
+      if (plan.derivative_basis > 0 && t >= plan.sources.lag()) {
         run_row_moments(call, sources.row.data(), plan.derivative_basis, chunk, scratch(worker),
                         base + plan.derivative_ring + k * plan.derivative_basis * step);
       }
     });
-    for (Index t = scan_from; t < t1; ++t) {
-      const Index k = t - scan_from;
-      if (source_size > 0)
-        sweep.sources.coefficients(t, source_in.data() + k * source_size, source_out.data() + k * source_size);
-      if (row_size > 0) sweep.rows.coefficients(t, row_in.data() + k * row_size, row_out.data() + k * row_size);
-      for (Index d = 0; d < plan.derivatives; ++d) {
-        sweep.sources.coefficients(t, unused.data(), derivative.data() + (k * plan.derivatives + d) * source_size,
-                                   sources.derivative_out[static_cast<std::size_t>(d)]);
-      }
-    }
-    const bool far_exists = source_size + row_size > 0;
-    parallel_for(inner, far_exists && scan_from < t1 ? plan.scan_tasks : 0, [&](Index block, int) {
-      const Index from = block * kScanBlock, to = std::min(step, from + kScanBlock);
-      for (Index t = scan_from; t < t1; ++t) {
-        const Index k = t - scan_from;
-        if (row_size > 0) {
-          run_scan(
-              sweep.rows.scan_step(step, row_in.data() + k * row_size, row_out.data() + k * row_size, base + plan.row_state),
-              from, to, row_slot(t - gap), base + plan.row_state);
-        }
-        if (source_size == 0) continue;
-        run_scan(sweep.sources.scan_step(step, source_in.data() + k * source_size, source_out.data() + k * source_size,
-                                         base + plan.source_state),
-                 from, to, source_slot(t - gap), base + plan.source_state);
-        if (plan.derivatives == 0) continue;
-        run_derivative_dot(plan.derivative_basis, plan.source_states, plan.derivatives,
-                           derivative.data() + k * plan.derivatives * source_size, step, from, to,
-                           base + plan.derivative_ring + (t - t0) * plan.derivative_basis * step, base + plan.source_state,
-                           far.data() + block * plan.derivatives);
-      }
-    });
+    advance_wave(sweep, plan, t0, t1, step, base + plan.derivative_ring, far, inner);
     const bool near_wanted = call.near && call.want_parameters;
     if (near_wanted) std::fill_n(base + plan.near, plan.wave * call.near_size(), T(0));
     parallel_for(
         inner, t1 - t0,
         [&](Index k, int worker) {
           const Index t = t0 + k;
-          const bool past = t >= gap;
-          run_reads(call, sweep, sweep.sources.chunk(t), past && plan.source_basis > 0 ? source_slot(t - gap) : nullptr,
-                    past && plan.row_basis > 0 ? row_slot(t - gap) : nullptr,
-                    near_wanted ? base + plan.near + k * call.near_size() : nullptr, scratch(worker));
+          run_reads(call, sweep, sweep.sources.chunk(t), call.want_a ? plan.sources.read(t, t0) : nullptr,
+                    plan.rows.read(t, t0), near_wanted ? base + plan.near + k * call.near_size() : nullptr, scratch(worker));
         },
         "chunks, backward");
     if (!near_wanted) continue;
@@ -350,15 +327,42 @@ void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep,
       // Gathered by offsets of the transposed mask.
       const T* part = base + plan.near + k * call.near_size();
       for (Index o = 0; o < call.near_size(); ++o) {
-        parameters->near[static_cast<std::size_t>(call.near_size() - 1 - o)] += static_cast<double>(part[o]);
+        parameters->near[static_cast<std::size_t>(transposed_near(*call.turned, o))] += static_cast<double>(part[o]);
       }
     }
   }
-  for (Index block = 0; block < plan.scan_tasks; ++block) {
+  for (Index block = 0; block < plan.blocks; ++block) {
     for (Index d = 0; d < plan.derivatives; ++d) {
-      parameters->far[static_cast<std::size_t>(d)] += far[static_cast<std::size_t>(block * plan.derivatives + d)];
+      const Index p = plan.sources.windowed() ? sources.windows[static_cast<std::size_t>(d)].parameter : d;
+      parameters->far[static_cast<std::size_t>(p)] += far[static_cast<std::size_t>(block * plan.derivatives + d)];
     }
   }
+}
+
+// Features of one far sweep: all of them, unless windows then keep more than the scratch memory.
+template <class T>
+Index far_features(const ChunkBackward<T>& call, std::size_t scratch_bytes) {
+  // The longest wave: sums must not depend on the number of threads.
+  const Index wave = wave_length(1, call.chunks(), kMaxWorkers, sizeof(T));
+  const Index kept = window_elements(call.mask->lower, wave) + window_elements(call.mask->upper, wave);
+  if (kept == 0) return call.m;
+  return std::clamp<Index>(static_cast<Index>(scratch_bytes / sizeof(T)) / (kept * (call.c + 1)), 1, call.m);
+}
+
+// `features` of a call from the k-th on, without near tiles; what it computes is added.
+template <class T>
+ChunkBackward<T> far_part(const ChunkBackward<T>& call, Index k, Index features) {
+  const TileGeometry g = tile_geometry(sizeof(T));
+  ChunkBackward<T> part = call;
+  part.near = false;
+  part.add = true;
+  part.m = std::min(features, call.m - k);
+  part.a = call.a.columns(k, part.m), part.b = call.b.columns(k, part.m);
+  if (call.want_a) part.a_bar = call.a_bar.columns(k, part.m);
+  if (call.want_b) part.b_bar = call.b_bar.columns(k, part.m);
+  part.m_pad = g.padded_lanes(g.padded_rows(part.m));
+  part.step = (part.c + 1) * part.m_pad;
+  return part;
 }
 
 }  // namespace
@@ -379,6 +383,8 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
   ChunkBackward<T> call{};
   call.mask = &m;
   call.turned = &turned;
+  call.tiles = near_tiles(m);
+  call.turned_tiles = near_tiles(turned);
   call.a = in.a, call.b = in.b, call.x = in.x;
   call.y_bar = in.x.cols > 0 ? cotangents.y : MatrixView<const T, Cpu>{};
   call.r_bar = cotangents.row_sum;
@@ -395,11 +401,20 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
   call.c_pad = g.padded_lanes(g.padded_rows(call.c));
   call.step = (call.c + 1) * call.m_pad;
   call.near = true;
-  const Index n = call.chunks();
-  run_sweep(call, ChunkBackwardSweep<T>{{m, m.lower, true, n, g}, {turned, turned.lower, true, n, g}}, parameters, context);
-  call.near = false;
-  call.add = true;
-  run_sweep(call, ChunkBackwardSweep<T>{{m, m.upper, false, n, g}, {turned, turned.upper, false, n, g}}, parameters, context);
+  const Index n = call.chunks(), panel = far_features(call, context.scratch_bytes);
+  const bool whole = panel == call.m;
+  const ChunkSide<T> none;
+  const auto sweep = [&](bool upward, bool far) {
+    const ChunkSide<T>& sources = !far ? none : upward ? m.lower : m.upper;
+    const ChunkSide<T>& rows = !far ? none : upward ? turned.lower : turned.upper;
+    return ChunkBackwardSweep<T>{{m, sources, upward, n, g}, {turned, rows, upward, n, g}};
+  };
+  run_sweep(call, sweep(true, whole), parameters, context);
+  for (Index k = 0; k < call.m; k += panel) {
+    const ChunkBackward<T> part = far_part(call, k, panel);
+    if (!whole) run_sweep(part, sweep(true, true), parameters, context);
+    run_sweep(part, sweep(false, true), parameters, context);
+  }
 }
 
 #define ESPALIER_INSTANTIATE(T)                                                                                          \
