@@ -31,12 +31,21 @@ struct Named {
   DistanceFunction f;
 };
 
+// 32 of them on either side, the furthest from 16,384 on.
+DistanceFunction buckets() {
+  std::vector<double> values;
+  const Random random(6);
+  for (std::uint64_t k = 0; k < 32; ++k) values.push_back(std::exp(random.normal(k)));
+  return logarithmic_buckets(values, 16384);
+}
+
 std::vector<Named> functions() {
   return {{"exp(-x/200)", Exponential{1 / 200.0}},
           {"1/(1+x/16)", Rational{16}},
           {"exp(-(x/300)^2)", Gaussian{300}},
           {"exp(-sqrt(x)/6)", StretchedExponential{36, 0.5}},
-          {"cos(x/50)exp(-x/400)", DampedCosine{1 / 50.0, 1 / 400.0}}};
+          {"cos(x/50)exp(-x/400)", DampedCosine{1 / 50.0, 1 / 400.0}},
+          {"T5 buckets", buckets()}};
 }
 
 const Context<Cpu> kOneThread{.threads = 1};
@@ -135,7 +144,7 @@ void table(Index largest, Index width, const char* csv_name) {
       Operands o(length, width, 11);
       const Shape shape{.columns = width, .rank = width};
       std::vector<Timed> engines;
-      for (const char* engine : {"direct", "band", "fft", "exponentials"}) {
+      for (const char* engine : {"direct", "band", "fft", "piecewise", "exponentials"}) {
         // Tiles take 10 s at 65,536 and FFT as long at 2^18.
         if (std::string(engine) == "direct" && length > 16384) continue;
         if (std::string(engine) == "fft" && length > 65536) continue;
@@ -181,7 +190,7 @@ void backward(Index length) {
     Operands o(length, 64, 5);
     std::vector<float> y_bar = o.b, r_bar(static_cast<std::size_t>(length), 0.1f), a_bar(o.a.size()), b_bar(o.a.size()),
                        x_bar(o.a.size());
-    const GridMask<float> mask({length}, f, Distance::l1, with_engine("exponentials"));
+    const GridMask<float> mask({length}, f, Distance::l1, with_engine(f.constant_pieces() ? "piecewise" : "exponentials"));
     std::vector<float> p(mask.parameters().size());
     const auto gradients = [&](bool learn) {
       VectorView<float> parameters;
@@ -265,7 +274,7 @@ void choice(int cases, bool calibrated) {
     const GridMask<float> automatic({length}, named.f, Distance::l1, with_engine("auto", cost));
     const std::string chosen = automatic.report(shape).engine;
     std::vector<Timed> engines;
-    for (const char* engine : {"direct", "band", "fft", "exponentials"}) {
+    for (const char* engine : {"direct", "band", "fft", "piecewise", "exponentials"}) {
       if (auto mask = forced(named.f, length, engine, shape)) engines.push_back({engine, std::move(mask)});
     }
     const auto run = [&](const GridMask<float>& mask) { features ? o.product(mask) : o.plain(mask); };
