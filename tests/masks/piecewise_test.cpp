@@ -213,6 +213,47 @@ TEST_CASE("piecewise: the laws with steps on, before and after the borders of ch
   }
 }
 
+// By unit vectors: one entry in the corner of a tile is enough to fail.
+TEST_CASE("piecewise: every entry, with steps around all borders of chunks") {
+  std::string chunks;
+  for (const Index n : {Index{389}, Index{512}}) {
+    std::vector<double> x(static_cast<std::size_t>(n * n), 0.0), y(x.size()), plain(x.size());
+    for (Index j = 0; j < n; ++j) x[static_cast<std::size_t>(j * n + j)] = 1;
+    const std::vector<double> ones(static_cast<std::size_t>(n), 1.0);
+    const MatrixView<const double> one(ones.data(), n, 1);
+    for (const Index border : {32, 64, 96, 128, 192, 256}) {
+      for (Index d = border - 3; d <= border + 3; ++d) {
+        for (const bool more : {false, true}) {
+          PiecewiseConstant f{{static_cast<double>(d)}, {1.5, -0.5}};
+          // Further steps in one chunk, which make wider ones cheaper.
+          for (Index k = 2; more && k < 24; k += 2)
+            f.breakpoints.push_back(static_cast<double>(d + k)), f.values.push_back(0.1);
+          for (std::size_t k = 2; k < f.values.size(); ++k) f.values[k] = static_cast<double>(k);
+          const Named named{"steps", f, Distance::l1, n, d % 2 == 0};
+          const GridMask<double> mask({n}, named.f, Distance::l1, forced(named.causal));
+          const std::string reason = mask.report({.columns = n, .rank = 1}).reason;
+          chunks += reason.substr(reason.find("a chunk of"), 14);
+          mask.multiply_low_rank({one, one, {x.data(), n, n}}, {{y.data(), n, n}, {}});
+          mask.multiply({x.data(), n, n}, {plain.data(), n, n});
+          bool same = true, same_plain = true;
+          for (Index i = 0; i < n; ++i) {
+            for (Index j = 0; j < n; ++j) {
+              const double m = entry(named, i, j);
+              same = same && y[std::size_t(i * n + j)] == m;
+              same_plain = same_plain && plain[std::size_t(i * n + j)] == m;
+            }
+          }
+          CAPTURE(d);
+          CAPTURE(more);
+          CHECK(same);
+          CHECK(same_plain);
+        }
+      }
+    }
+  }
+  for (const char* chunk : {"chunk of 32", "chunk of 64", "chunk of 128"}) CHECK(chunks.find(chunk) != std::string::npos);
+}
+
 TEST_CASE("piecewise: the laws on short sequences") {
   for (const Index n : {2, 3, 7, 31, 32, 33, 61, 64, 65, 127, 129}) {
     laws<double>({"short", t5_distances(8, 40), Distance::l1, n, n % 2 == 1});
