@@ -173,8 +173,10 @@ Make<T> sequence(const std::string& engine) {
   return [=](Index n) {
     auto o = forced<es::GridOptions>(engine);
     o.tolerance = 1e-5;
-    const es::DistanceFunction f =
-        engine == "band" ? es::DistanceFunction(es::Gaussian{20}) : es::DistanceFunction(es::Rational{16});
+    const es::DistanceFunction f = engine == "piecewise"
+                                       ? es::DistanceFunction(es::logarithmic_buckets(std::vector<double>(32, 0.5), 400))
+                                   : engine == "band" ? es::DistanceFunction(es::Gaussian{20})
+                                                      : es::DistanceFunction(es::Rational{16});
     return std::make_shared<es::GridMask<T>>(std::vector<Index>{n}, f, es::Distance::l1, o);
   };
 }
@@ -269,6 +271,7 @@ std::vector<Case<T>> cases() {
       {"image, direct", image<T>("direct")},
       {"sequence, exponentials", sequence<T>("exponentials"), false, 512},
       {"sequence, band", sequence<T>("band"), false, 512},
+      {"sequence, piecewise", sequence<T>("piecewise"), false, 512},
       {"tree, sweep", sweep},
       {"tree, dense", tree<T>("dense"), true},
       {"forest, sweep", forest<T>()},

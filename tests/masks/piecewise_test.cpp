@@ -213,6 +213,47 @@ TEST_CASE("piecewise: the laws with steps on, before and after the borders of ch
   }
 }
 
+// By unit vectors: one entry in the corner of a tile is enough to fail.
+TEST_CASE("piecewise: every entry, with steps around all borders of chunks") {
+  std::string chunks;
+  for (const Index n : {Index{389}, Index{512}}) {
+    std::vector<double> x(static_cast<std::size_t>(n * n), 0.0), y(x.size()), plain(x.size());
+    for (Index j = 0; j < n; ++j) x[static_cast<std::size_t>(j * n + j)] = 1;
+    const std::vector<double> ones(static_cast<std::size_t>(n), 1.0);
+    const MatrixView<const double> one(ones.data(), n, 1);
+    for (const Index border : {32, 64, 96, 128, 192, 256}) {
+      for (Index d = border - 3; d <= border + 3; ++d) {
+        for (const bool more : {false, true}) {
+          PiecewiseConstant f{{static_cast<double>(d)}, {1.5, -0.5}};
+          // Further steps in one chunk, which make wider ones cheaper.
+          for (Index k = 2; more && k < 24; k += 2)
+            f.breakpoints.push_back(static_cast<double>(d + k)), f.values.push_back(0.1);
+          for (std::size_t k = 2; k < f.values.size(); ++k) f.values[k] = static_cast<double>(k);
+          const Named named{"steps", f, Distance::l1, n, d % 2 == 0};
+          const GridMask<double> mask({n}, named.f, Distance::l1, forced(named.causal));
+          const std::string reason = mask.report({.columns = n, .rank = 1}).reason;
+          chunks += reason.substr(reason.find("a chunk of"), 14);
+          mask.multiply_low_rank({one, one, {x.data(), n, n}}, {{y.data(), n, n}, {}});
+          mask.multiply({x.data(), n, n}, {plain.data(), n, n});
+          bool same = true, same_plain = true;
+          for (Index i = 0; i < n; ++i) {
+            for (Index j = 0; j < n; ++j) {
+              const double m = entry(named, i, j);
+              same = same && y[std::size_t(i * n + j)] == m;
+              same_plain = same_plain && plain[std::size_t(i * n + j)] == m;
+            }
+          }
+          CAPTURE(d);
+          CAPTURE(more);
+          CHECK(same);
+          CHECK(same_plain);
+        }
+      }
+    }
+  }
+  for (const char* chunk : {"chunk of 32", "chunk of 64", "chunk of 128"}) CHECK(chunks.find(chunk) != std::string::npos);
+}
+
 TEST_CASE("piecewise: the laws on short sequences") {
   for (const Index n : {2, 3, 7, 31, 32, 33, 61, 64, 65, 127, 129}) {
     laws<double>({"short", t5_distances(8, 40), Distance::l1, n, n % 2 == 1});
@@ -304,4 +345,77 @@ TEST_CASE("piecewise in float: long windows do not drift") {
   }
   CHECK(worst <= 1e-6);
   CHECK(worst_plain <= 1e-6);
+}
+
+TEST_CASE("piecewise: tables and callables are recognised by their values, chosen where they are cheapest") {
+  const Index n = 8192;
+  const DistanceFunction f = t5_distances(32, 4000);
+  std::vector<double> table;
+  for (Index o = 1 - n; o < n; ++o) table.push_back(f(std::abs(static_cast<double>(o))));
+  const Callable plain{[f](double d) { return f(d); }, "T5"};
+  const Shape shape{.columns = 64, .rank = 64};
+  const GridMask<float> by_function({n}, f, Distance::l1), by_callable({n}, plain, Distance::l1), by_table({n}, table);
+  for (const GridMask<float>* mask : {&by_function, &by_callable, &by_table}) {
+    const Report report = mask->report(shape);
+    CHECK(report.engine == "piecewise");
+    CHECK(report.terms == by_function.report(shape).terms);
+    CHECK(report.row_wise);
+    CHECK_FALSE(report.certificate);
+    CHECK(report.extra_bytes > 0);
+    CHECK(report.extra_bytes < 64u << 20);
+    CHECK(report.reason.find("exact tiles a chunk of") != std::string::npos);
+  }
+  // 32 buckets below the diagonal, its own among them, and 31 above.
+  CHECK(by_function.report(shape).terms == 63);
+  // A free table's gradient goes by offset; the function's is its sum over the offsets of a bucket.
+  const Operands<double> o(n, 2, 2, 31);
+  const GridMask<double> exact_table({n}, table, forced()), exact_function({n}, f, Distance::l1, forced());
+  const auto gradient = [&](const Mask<double>& mask) {
+    std::vector<double> p(mask.parameters().size());
+    mask.multiply_low_rank_vjp(o.inputs(), {{o.y_bar.data(), n, 2}, {o.r_bar.data(), n}},
+                               {{}, {}, {}, {p.data(), static_cast<Index>(p.size())}});
+    return p;
+  };
+  const std::vector<double> by_offset = gradient(exact_table);
+  std::vector<double> folded(32, 0.0);
+  const auto pieces = f.constant_pieces()->breakpoints;
+  for (Index off = 1 - n; off < n; ++off) {
+    const auto d = std::abs(static_cast<double>(off));
+    folded[std::size_t(std::upper_bound(pieces.begin(), pieces.end(), d) - pieces.begin())] +=
+        by_offset[std::size_t(off + n - 1)];
+  }
+  CHECK(difference(gradient(exact_function), folded) <= 1e-9);
+}
+
+TEST_CASE("piecewise: values and causality after a step of training") {
+  const Index n = 1500;
+  const DistanceFunction f = t5_distances(16, 700);
+  const GridMask<double> before({n}, f, Distance::l1, forced(true));
+  std::vector<double> moved(f.parameters().begin(), f.parameters().end());
+  for (std::size_t k = 0; k < moved.size(); ++k) moved[k] += 0.1 * static_cast<double>(k);
+  const auto after = before.with_parameters(moved);
+  const Operands<double> o(n, 3, 2, 41);
+  const GridMask<double> anew({n}, f.with_parameters(moved), Distance::l1, forced(true));
+  CHECK(run<double>(*after, o) == run<double>(anew, o));
+}
+
+TEST_CASE("piecewise: what is refused, and why") {
+  const Index n = 2000;
+  const Random random(7);
+  std::vector<double> noise(static_cast<std::size_t>(2 * n - 1));
+  for (std::size_t k = 0; k < noise.size(); ++k) noise[k] = random.normal(k);
+  const Shape shape{.columns = 64, .rank = 64};
+  const GridMask<float> rough({n}, noise, forced());
+  for (const Shape s : {shape, Shape{.columns = 8}}) {
+    CHECK_THROWS_WITH_AS((void)rough.report(s),
+                         doctest::Contains("engine 'piecewise' cannot serve this mask: more than 516 pieces on one side"),
+                         ValueError);
+  }
+  const GridMask<float> smooth({n}, Exponential{0.01}, Distance::l1, forced());
+  CHECK_THROWS_WITH_AS((void)smooth.report(shape), doctest::Contains("pieces on one side"), ValueError);
+  const GridMask<float> automatic({n}, noise);
+  for (const Report& r : automatic.engines(shape)) CHECK(r.engine != "piecewise");
+  // Two axes: nothing to chunk.
+  const GridMask<float> grid({40, 50}, PiecewiseConstant{{9}, {1, 2}}, Distance::l1, forced());
+  CHECK_THROWS_AS((void)grid.report(shape), ValueError);
 }

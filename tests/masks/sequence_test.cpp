@@ -329,15 +329,54 @@ TEST_CASE("sequence engines: what is refused, and why") {
   CHECK_THROWS_AS((void)grid.report({.columns = 64, .rank = 64}), ValueError);
 }
 
+// Exact tiles near 0 and a sum of exponentials beyond.
 TEST_CASE("sequence engines: a learned table that is rough near 0 and smooth far away") {
-  const Index n = 3000;
   const Random random(9);
-  std::vector<double> table(static_cast<std::size_t>(2 * n - 1));
-  for (Index o = 1 - n; o < n; ++o) {
-    const double d = std::abs(static_cast<double>(o));
-    table[static_cast<std::size_t>(o + n - 1)] =
-        1 / (1 + d / 30) + (d < 50 ? 0.3 * random.normal(static_cast<std::uint64_t>(o + n)) : 0.0);
+  for (const Index n : {Index{3000}, Index{16384}, Index{65536}}) {
+    std::vector<double> table(static_cast<std::size_t>(2 * n - 1));
+    for (Index o = 1 - n; o < n; ++o) {
+      const double d = std::abs(static_cast<double>(o));
+      table[static_cast<std::size_t>(o + n - 1)] =
+          d < 100 ? random.normal(static_cast<std::uint64_t>(o + n)) : 1 / (1 + d / 16);
+    }
+    GridOptions options;
+    options.tolerance = 1e-5;
+    const GridMask<float> mask({n}, table, options);
+    const Report report = mask.report({.columns = 64, .rank = 64});
+    CAPTURE(n);
+    CHECK(report.engine == "exponentials");
+    // |o| < 100 needs two chunks of 64 beside the own one, or one of 128.
+    CHECK((report.reason.find("of 64 tokens, exact tiles within 3 chunks") != std::string::npos ||
+           report.reason.find("of 128 tokens, exact tiles within 2 chunks") != std::string::npos));
+    // A few rows by the definition.
+    std::vector<float> ones(static_cast<std::size_t>(n), 1.0f), x(ones.size()), y(ones.size());
+    for (std::size_t k = 0; k < x.size(); ++k) x[k] = static_cast<float>(random.normal(1000000 + k));
+    const MatrixView<const float> one(ones.data(), n, 1);
+    mask.multiply_low_rank({one, one, {x.data(), n, 1}}, {{y.data(), n, 1}, {}});
+    for (const Index i : {Index{0}, n / 3, n - 1}) {
+      double exact = 0, size = 0, largest = 0;
+      for (Index j = 0; j < n; ++j) {
+        const double v = table[std::size_t(i - j + n - 1)], t = v * static_cast<double>(x[std::size_t(j)]);
+        exact += t, size += std::abs(t), largest = std::max(largest, std::abs(static_cast<double>(x[std::size_t(j)])));
+      }
+      // Errors of entries meet the largest x; 1.25: mean |x| is 0.8.
+      CHECK(std::abs(static_cast<double>(y[std::size_t(i)]) - exact) <= (1e-5 * 1.25 * largest + 1e-6) * size);
+    }
   }
-  const GridMask<float> mask({n}, table);
-  CHECK(mask.report({.columns = 64, .rank = 64}).engine == "exponentials");
+}
+
+TEST_CASE("sequence engines: white noise goes to tiles or FFT") {
+  const Random random(10);
+  for (const Index n : {Index{1024}, Index{65536}}) {
+    std::vector<double> noise(static_cast<std::size_t>(2 * n - 1));
+    for (std::size_t k = 0; k < noise.size(); ++k) noise[k] = random.normal(k);
+    const GridMask<float> mask({n}, noise);
+    for (const Shape shape : {Shape{.columns = 64, .rank = 64}, Shape{.columns = 64}}) {
+      std::vector<std::string> names;
+      for (const Report& r : mask.engines(shape)) names.push_back(r.engine);
+      std::sort(names.begin(), names.end());
+      const bool expected = names == std::vector<std::string>{"direct"} || names == std::vector<std::string>{"direct", "fft"};
+      CHECK(expected);
+    }
+  }
 }
