@@ -46,9 +46,15 @@ void chunk_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index c
   const PlainRows<T> x = plain_rows(call.x, j0, nj, s.c_pad, scratch + at.x);
   const PlainRows<T> b = plain_rows(call.b, j0, nj, s.m_pad, scratch + at.b_plain);
   T* weighted = scratch + at.x_weighted;
+  // The next chunk of the sweep is asked for in as many parts as there are products to wait behind.
+  const Index next = sweep.upward ? chunk + 1 : chunk - 1;
+  const Index coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
   for (Index p = 0; p < basis; ++p) {
     const T* weight = sweep.side->source.data() + p * call.mask->chunk;
     T* to = moments + p * s.step;
+    const Index first = p * coming / basis, count = (p + 1) * coming / basis - first;
+    prefetch_rows<false>(call.b, call.begin(next) + first, count);
+    prefetch_rows<false>(call.x, call.begin(next) + first, count);
     scale_rows(nj, s.c_pad, weight, x, weighted);
     outer_products(nj, b.data, b.step, s.m, weighted, s.c_pad, to);
     if (call.row_sum) weighted_sum(nj, s.m_pad, weight, b, to + s.m * s.c_pad);
