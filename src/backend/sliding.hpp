@@ -22,11 +22,11 @@ struct SlidingToeplitz {
 };
 
 // y = M x by sums over sliding windows, about four additions an element and window whatever their length, and none of them a
-// difference: a row is as accurate as its own entries. Memory: two numbers for every token back to the end of the furthest
-// window that has one, 16 columns (double: 8) a thread at once.
+// difference: a row is as accurate as its own entries. Memory: two numbers a column for every token back to the end of the
+// furthest window that has one, up to 64 columns (double: 32) a thread at once, as the context's scratch memory allows.
 template <class T, class B>
 void sliding_multiply(const SlidingToeplitz<T>& m, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);
-// Bound on the memory that it takes.
+// Bound on the memory that it takes, with the default Context::scratch_bytes.
 template <class T>
 std::size_t sliding_bytes(const SlidingToeplitz<T>& m, Index columns);
 

@@ -15,12 +15,17 @@ namespace {
 
 // The chunk is chosen for this size; others keep the order nearly everywhere.
 constexpr Index kReferenceWidth = 64;
-// One window's step for one element, in flops of the products around it: half a nanosecond measured, since sums and moments
-// come from the second and third cache.
-constexpr double kWindowFlops = 80, kPlainWindowFlops = 16;
+// One window's step for one element, in flops of the products around it (measured, an AVX-512 machine): sums and moments of
+// some 1 MiB come from the second cache, those of 16 MiB take half a nanosecond.
+double window_flops(double kept_bytes) {
+  return std::min(110.0, 20 + 25 * std::log2(std::max(1.0, kept_bytes / (1 << 20))));
+}
+// Without features: for a panel of 64 columns, and for each column.
+constexpr double kPanelFlops = 100, kColumnFlops = 7;
 
 // More pieces a side are refused: at a piece for every four tokens nearly all tiles are exact. Where no engine is forced a
-// quarter of that is not worth a look any more.
+// quarter of that is not worth a look any more, nor are many that take long to lay out.
+constexpr Index kMostLooked = 1024;
 Index most_pieces(Index length) {
   return 16 + length / 4;
 }
@@ -104,8 +109,8 @@ backend::ChunkedToeplitz<T> chunked_pieces(const PieceRuns& m, Index chunk, bool
 
 // What a product costs by part: tiles and moments in flops, steps of windows in elements.
 struct PieceCost {
-  double flops = 0, window_steps = 0;
-  double equivalent() const { return flops + kWindowFlops * window_steps; }
+  double flops = 0, window_steps = 0, kept_bytes = 0;
+  double equivalent() const { return flops + window_flops(kept_bytes) * window_steps; }
 };
 
 template <class T>
@@ -119,9 +124,13 @@ PieceCost cost_of(const backend::ChunkedToeplitz<T>& p, double m, double c) {
   for (const auto* side : {&p.lower, &p.upper}) {
     if (side->windows.empty()) continue;
     cost.flops += 4 * length * m * c;
+    double kept = 0;
     for (const auto& w : side->windows) {
       cost.window_steps += std::max(0.0, chunks - static_cast<double>(w.first)) * m * c;
+      // Its sums, and moments from the window before on.
+      kept += 2 + 2 * (w.last == backend::kOpenWindow ? 0.0 : static_cast<double>(w.last - w.first));
     }
+    cost.kept_bytes = std::max(cost.kept_bytes, kept * m * c * sizeof(T));
   }
   return cost;
 }
@@ -161,7 +170,7 @@ template <class T>
 const typename PiecewiseEngine<T>::Form& PiecewiseEngine<T>::form() const {
   std::call_once(form_once_, [&] {
     const Index length = (static_cast<Index>(source_.table.size()) + 1) / 2;
-    const Index most = options_.engine == "piecewise" ? most_pieces(length) : length / 16;
+    const Index most = options_.engine == "piecewise" ? most_pieces(length) : std::min(length / 16, kMostLooked);
     const PieceRuns m = runs(false, most);
     form_.pieces = static_cast<Index>(m.lower.size() + m.upper.size());
     if (static_cast<Index>(std::max(m.lower.size(), m.upper.size())) > most) {
@@ -206,13 +215,12 @@ Report PiecewiseEngine<T>::report(const Form& form, Shape shape) const {
   double window_steps = 0, sweeps = 1;
   if (plain) {
     for (const auto* side : {&form.plain.lower, &form.plain.upper}) {
-      for (const auto& w : *side) window_steps += (length - static_cast<double>(w.first)) * c;
+      for (const auto& w : *side) window_steps += length - static_cast<double>(w.first);
     }
     if (!form.plain.upper.empty()) sweeps = 2;
-    r.flops = heads * 5 * window_steps;
-    // Fewer columns than a cache line take the time of one.
-    const double padding = std::max(1.0, 64 / element / std::max(1.0, c));
-    r.predicted_seconds = heads * padding * kPlainWindowFlops * window_steps / (cost.chunk_plain_flops / half);
+    r.flops = heads * 5 * window_steps * c;
+    r.predicted_seconds =
+        heads * window_steps * (kPanelFlops * std::ceil(c / 64) + kColumnFlops * c) / (cost.chunk_plain_flops / half);
     r.extra_bytes = backend::sliding_bytes(form.plain, shape.columns);
     reason << form.plain.lower.size() + form.plain.upper.size() << " sums over windows of tokens";
   } else {

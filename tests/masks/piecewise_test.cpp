@@ -216,7 +216,7 @@ TEST_CASE("piecewise: the laws with steps on, before and after the borders of ch
 // By unit vectors: one entry in the corner of a tile is enough to fail.
 TEST_CASE("piecewise: every entry, with steps around all borders of chunks") {
   std::string chunks;
-  for (const Index n : {Index{389}, Index{512}}) {
+  for (const Index n : {Index{150}, Index{389}}) {
     std::vector<double> x(static_cast<std::size_t>(n * n), 0.0), y(x.size()), plain(x.size());
     for (Index j = 0; j < n; ++j) x[static_cast<std::size_t>(j * n + j)] = 1;
     const std::vector<double> ones(static_cast<std::size_t>(n), 1.0);
