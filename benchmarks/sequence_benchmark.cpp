@@ -1,7 +1,8 @@
 // Masks on sequences: every engine side by side in one run, their errors, and how often the choice among them is right.
 // SPDX-License-Identifier: Apache-2.0
 //
-// usage: sequence_benchmark table [LARGEST [WIDTH [FILE.csv]]]   engines by length, float, one thread (default 65536 64)
+// usage: sequence_benchmark table [LARGEST [WIDTH [FILE.csv [FILE.svg]]]]
+//                                                                engines by length, float, one thread (default 65536 64)
 //        sequence_benchmark backward [LENGTH]                    gradients against the product (default 16384)
 //        sequence_benchmark long [LENGTH]                        slow decays against double (default 1048576)
 //        sequence_benchmark keys                                 rows under keys of wildly different size
@@ -10,13 +11,14 @@
 #include <espalier/masks/calibration.hpp>
 #include <espalier/masks/grid.hpp>
 
+#include "engine_times.hpp"
+#include "memory.hpp"
 #include "peak.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <memory>
 #include <string>
@@ -123,54 +125,91 @@ struct Timed {
   double least = std::numeric_limits<double>::infinity();
 };
 
-void table(Index largest, Index width, const char* csv_name) {
-  std::ofstream csv;
-  if (csv_name != nullptr)
-    csv.open(csv_name), csv << "function,length,width,engine,seconds,of_peak,extra_bytes,row_error,norm_error\n";
-  std::printf("m = c = %td, float, tolerance 1e-5, one thread; least of 7 interleaved (3 beyond 65,536)\n", width);
-  std::printf("%-22s %8s %-13s %10s %8s %8s %9s %10s %10s\n", "f", "L", "engine", "ms", "of peak", "chosen", "x tiles",
-              "row error", "error");
-  for (const auto& [name, f] : functions()) {
-    for (Index length = 256; length <= largest; length *= length < 4096 ? 4 : 4) {
-      Operands o(length, width, 11);
-      const Shape shape{.columns = width, .rank = width};
-      std::vector<Timed> engines;
-      for (const char* engine : {"direct", "band", "fft", "exponentials"}) {
-        // Tiles take 10 s at 65,536 and FFT as long at 2^18.
-        if (std::string(engine) == "direct" && length > 16384) continue;
-        if (std::string(engine) == "fft" && length > 65536) continue;
-        if (auto mask = forced(f, length, engine, shape)) engines.push_back({engine, std::move(mask)});
-      }
-      double peak = 0;
-      for (Timed& t : engines) o.product(*t.mask);  // plans, spectra
-      const int rounds = length > 65536 ? 3 : 7;
-      for (int r = 0; r < rounds; ++r) {
-        peak = std::max(peak, benchmark::peak(1));
-        for (Timed& t : engines) t.least = std::min(t.least, benchmark::time_of(1, [&] { o.product(*t.mask); }));
-      }
-      const GridMask<float> automatic({length}, f, Distance::l1, with_engine("auto"));
-      const std::string chosen = automatic.report(shape).engine;
-      const double pairs = static_cast<double>(length) * static_cast<double>(length);
-      // Tiles beyond 16,384 by their speed there: their time is proportional to the pairs.
-      static double tile_speed = 0;
-      for (const Timed& t : engines) {
-        if (t.engine == "direct") tile_speed = 4 * pairs * static_cast<double>(width) / t.least;
-      }
-      const double tiles = 4 * pairs * static_cast<double>(width) / tile_speed;
-      for (Timed& t : engines) {
-        const Report report = t.mask->report(shape);
-        o.product(*t.mask);
-        const RowErrors e = row_errors(o, f, 9);
-        std::printf("%-22s %8td %-13s %10.3f %8.2f %8s %9.1f %10.1e %10.1e\n", name.c_str(), length, t.engine.c_str(),
-                    1e3 * t.least, report.flops / t.least / peak, t.engine == chosen ? "*" : "", tiles / t.least, e.worst,
-                    e.norm);
-        std::fflush(stdout);
-        if (csv.is_open()) {
-          csv << name << ',' << length << ',' << width << ',' << t.engine << ',' << t.least << ','
-              << report.flops / t.least / peak << ',' << report.extra_bytes << ',' << e.worst << ',' << e.norm << '\n';
-        }
-      }
+// Those that the mask offers by itself, and those that can be forced although it would not look at them.
+std::vector<Timed> timed_engines(const DistanceFunction& f, Index length, Shape shape, const GridMask<float>& automatic) {
+  // Tiles take 10 s at 65,536 tokens and FFT as long at 2^18: what is predicted to take longer than this is left out.
+  constexpr double longest_seconds = 6;
+  std::vector<std::string> names = {"direct", "band", "fft", "exponentials"};
+  for (const Report& report : automatic.engines(shape)) {
+    if (std::find(names.begin(), names.end(), report.engine) == names.end()) names.push_back(report.engine);
+  }
+  std::vector<Timed> engines;
+  for (const std::string& name : names) {
+    auto mask = forced(f, length, name, shape);
+    if (mask && mask->report(shape).predicted_seconds < longest_seconds) engines.push_back({name, std::move(mask)});
+  }
+  return engines;
+}
+
+// One function at one length: every engine once for memory and errors, then interleaved; appends to `times`.
+void measure(const Named& named, Operands& o, std::vector<benchmark::EngineTime>& times) {
+  const Shape shape{.columns = o.width, .rank = o.width};
+  const GridMask<float> automatic({o.length}, named.f, Distance::l1, with_engine("auto"));
+  const std::string chosen = automatic.report(shape).engine;
+  std::vector<Timed> engines = timed_engines(named.f, o.length, shape, automatic);
+  std::vector<benchmark::EngineTime> results;
+  std::vector<int> rounds;
+  for (const Timed& t : engines) {
+    const Report report = t.mask->report(shape);
+    benchmark::EngineTime r{named.name, t.engine, o.length, o.width, t.engine == chosen};
+    double first = 0;
+    r.extra_bytes = benchmark::peak_memory_of([&] { first = benchmark::time_of(1, [&] { o.product(*t.mask); }); });
+    r.bytes_bound = static_cast<double>(report.extra_bytes);
+    const RowErrors e = row_errors(o, named.f, 9);
+    r.row_error = e.worst, r.norm_error = e.norm;
+    results.push_back(r);
+    // Two seconds each, at least twice: what takes long is disturbed less.
+    rounds.push_back(std::clamp(static_cast<int>(2 / first), 2, 7));
+  }
+  double peak = 0;
+  for (int r = 0; r < 7; ++r) {
+    peak = std::max(peak, benchmark::peak(1));
+    for (std::size_t e = 0; e < engines.size(); ++e) {
+      if (r >= rounds[e]) continue;
+      engines[e].least = std::min(engines[e].least, benchmark::time_of(1, [&] { o.product(*engines[e].mask); }));
     }
+  }
+  for (std::size_t e = 0; e < engines.size(); ++e) {
+    results[e].seconds = engines[e].least;
+    results[e].of_peak = engines[e].mask->report(shape).flops / engines[e].least / peak;
+    times.push_back(results[e]);
+  }
+}
+
+void table(Index largest, Index width, const char* csv_name, const char* picture_name) {
+  std::printf("m = c = %td, float, tolerance 1e-5, one thread; least of 2 to 7 interleaved; MB: peak of a product\n", width);
+  std::printf("%-22s %8s %-13s %10s %8s %8s %9s %9s %10s %10s\n", "f", "L", "engine", "ms", "of peak", "chosen", "x tiles",
+              "MB", "row error", "error");
+  std::vector<benchmark::EngineTime> times, thrown_away;
+  // The first call of each engine also loads its code, and FFTW's.
+  Operands small(256, width, 11);
+  measure(functions().front(), small, thrown_away);
+  for (const Named& named : functions()) {
+    // Tiles beyond their last measured length by their speed there (marked ~): their time is proportional to the pairs.
+    double tiles_a_pair = 0;
+    for (Index length = 256; length <= largest; length *= length < 4096 ? 2 : 4) {  // finer where the curves cross
+      Operands o(length, width, 11);
+      const std::size_t before = times.size();
+      measure(named, o, times);
+      const double pairs = static_cast<double>(length) * static_cast<double>(length);
+      bool measured = false;
+      for (std::size_t e = before; e < times.size(); ++e) {
+        if (times[e].engine == "direct") tiles_a_pair = times[e].seconds / pairs, measured = true;
+      }
+      for (std::size_t e = before; e < times.size(); ++e) {
+        const benchmark::EngineTime& t = times[e];
+        std::printf("%-22s %8td %-13s %10.3f %8.2f %8s %s%8.1f %9.1f %10.1e %10.1e\n", t.function.c_str(), t.length,
+                    t.engine.c_str(), 1e3 * t.seconds, t.of_peak, t.chosen ? "*" : "", measured ? " " : "~",
+                    tiles_a_pair * pairs / t.seconds, 1e-6 * t.extra_bytes, t.row_error, t.norm_error);
+      }
+      std::fflush(stdout);
+    }
+  }
+  if (csv_name != nullptr) benchmark::write_csv(csv_name, times);
+  if (picture_name != nullptr) {
+    WholeFile picture(picture_name);
+    picture.write(benchmark::time_picture(times));
+    picture.commit();
   }
 }
 
@@ -294,7 +333,7 @@ int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "table";
   const auto number = [&](int at, Index otherwise) { return argc > at ? static_cast<Index>(std::atoll(argv[at])) : otherwise; };
   if (what == "table") {
-    table(number(2, 65536), number(3, 64), argc > 4 ? argv[4] : nullptr);
+    table(number(2, 65536), number(3, 64), argc > 4 ? argv[4] : nullptr, argc > 5 ? argv[5] : nullptr);
   } else if (what == "backward") {
     backward(number(2, 16384));
   } else if (what == "long") {
