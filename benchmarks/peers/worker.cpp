@@ -187,31 +187,18 @@ class SoftmaxCase final : public AttentionCase {
 
 class LinearCase final : public AttentionCase {
  public:
-  explicit LinearCase(const Settings& s)
-      : AttentionCase(s),
-        relu_(q_.dim(0), {.kind = FeatureKind::relu}),
-        phi_q_(q_.bhld()),
-        phi_k_(k_.bhld()),
-        phi_q_bar_(q_.bhld()),
-        phi_k_bar_(k_.bhld()) {}
+  using AttentionCase::AttentionCase;
   void run() override {
     tables_.renew();
     const auto out = outputs["out"].view(), d = outputs["normaliser"].view();
-    relu_.apply(q_.view(), phi_q_.view(), FeatureShift::none, {}, {}, kOneThread);
-    relu_.apply(k_.view(), phi_k_.view(), FeatureShift::none, {}, {}, kOneThread);
-    masked_linear_attention(phi_q_.view(), phi_k_.view(), v_.view(), tables_.masks(), out, d, {}, kOneThread);
+    masked_linear_attention(q_.view(), k_.view(), v_.view(), tables_.masks(), out, d, kRelu, kOneThread);
     if (out_bar_ == nullptr) return;
-    AttentionGradients<float> g = gradients(false);
-    g.q = phi_q_bar_.view(), g.k = phi_k_bar_.view();
-    masked_linear_attention_vjp(phi_q_.view(), phi_k_.view(), v_.view(), tables_.masks(), out, d, out_bar_->view(), g, {},
-                                kOneThread);
-    relu_.apply_vjp(q_.view(), phi_q_.view(), {}, phi_q_bar_.view(), outputs["q_bar"].view(), false, kOneThread);
-    relu_.apply_vjp(k_.view(), phi_k_.view(), {}, phi_k_bar_.view(), outputs["k_bar"].view(), false, kOneThread);
+    masked_linear_attention_vjp(q_.view(), k_.view(), v_.view(), tables_.masks(), out, d, out_bar_->view(), gradients(false),
+                                kRelu, kOneThread);
   }
 
  private:
-  FeatureMap<float> relu_;
-  Output phi_q_, phi_k_, phi_q_bar_, phi_k_bar_;
+  static constexpr LinearOptions kRelu{.features = FeatureKind::relu};
 };
 
 class TablesCase final : public Case {
