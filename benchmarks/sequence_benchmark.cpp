@@ -14,6 +14,7 @@
 #include "engine_times.hpp"
 #include "memory.hpp"
 #include "peak.hpp"
+#include "smooth_functions.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -28,18 +29,7 @@ using namespace espalier;
 
 namespace {
 
-struct Named {
-  std::string name;
-  DistanceFunction f;
-};
-
-std::vector<Named> functions() {
-  return {{"exp(-x/200)", Exponential{1 / 200.0}},
-          {"1/(1+x/16)", Rational{16}},
-          {"exp(-(x/300)^2)", Gaussian{300}},
-          {"exp(-sqrt(x)/6)", StretchedExponential{36, 0.5}},
-          {"cos(x/50)exp(-x/400)", DampedCosine{1 / 50.0, 1 / 400.0}}};
-}
+using Named = benchmark::NamedFunction;
 
 const Context<Cpu> kOneThread{.threads = 1};
 
@@ -127,7 +117,7 @@ struct Timed {
 
 // Those that the mask offers by itself, and those that can be forced although it would not look at them.
 std::vector<Timed> timed_engines(const DistanceFunction& f, Index length, Shape shape, const GridMask<float>& automatic) {
-  // Tiles take 10 s at 65,536 tokens and FFT as long at 2^18: what is predicted to take longer than this is left out.
+  // What is predicted to take longer is left out: tiles at 65,536 tokens (16 s), FFT at 2^18 (11 s).
   constexpr double longest_seconds = 6;
   std::vector<std::string> names = {"direct", "band", "fft", "exponentials"};
   for (const Report& report : automatic.engines(shape)) {
@@ -183,8 +173,8 @@ void table(Index largest, Index width, const char* csv_name, const char* picture
   std::vector<benchmark::EngineTime> times, thrown_away;
   // The first call of each engine also loads its code, and FFTW's.
   Operands small(256, width, 11);
-  measure(functions().front(), small, thrown_away);
-  for (const Named& named : functions()) {
+  measure(benchmark::smooth_functions().front(), small, thrown_away);
+  for (const Named& named : benchmark::smooth_functions()) {
     // Tiles beyond their last measured length by their speed there (marked ~): their time is proportional to the pairs.
     double tiles_a_pair = 0;
     for (Index length = 256; length <= largest; length *= length < 4096 ? 2 : 4) {  // finer where the curves cross
@@ -216,7 +206,7 @@ void table(Index largest, Index width, const char* csv_name, const char* picture
 void backward(Index length) {
   std::printf("gradients against the product, L = %td, m = c = 64, tolerance 1e-5\n", length);
   std::printf("%-22s %10s %10s %16s\n", "f", "product ms", "gradients", "with parameters");
-  for (const auto& [name, f] : functions()) {
+  for (const auto& [name, f] : benchmark::smooth_functions()) {
     Operands o(length, 64, 5);
     std::vector<float> y_bar = o.b, r_bar(static_cast<std::size_t>(length), 0.1f), a_bar(o.a.size()), b_bar(o.a.size()),
                        x_bar(o.a.size());
@@ -292,7 +282,7 @@ void choice(int cases, bool calibrated) {
   const Random random(4);
   int within = 0;
   double worst = 0;
-  const std::vector<Named> all = functions();
+  const std::vector<Named> all = benchmark::smooth_functions();
   for (int k = 0; k < cases; ++k) {
     const auto draw = [&](std::uint64_t n) { return random.uniform(16 * static_cast<std::uint64_t>(k) + n); };
     const Named& named = all[static_cast<std::size_t>(draw(0) * static_cast<double>(all.size()))];
