@@ -149,7 +149,7 @@ struct Timed {
 
 // Those that the mask offers by itself, and those that can be forced although it would not look at them.
 std::vector<Timed> timed_engines(const DistanceFunction& f, Index length, Shape shape, const GridMask<float>& automatic) {
-  // Tiles take 10 s at 65,536 tokens and FFT as long at 2^18: what is predicted to take longer than this is left out.
+  // What is predicted to take longer is left out: tiles at 65,536 tokens (16 s), FFT at 2^18 (11 s).
   constexpr double longest_seconds = 6;
   std::vector<std::string> names = {"direct", "band", "fft", "piecewise", "exponentials"};
   for (const Report& report : automatic.engines(shape)) {
@@ -206,8 +206,8 @@ void table(Index largest, Index width, const char* csv_name, const char* picture
   std::vector<benchmark::EngineTime> times, thrown_away;
   // The first call of each engine also loads its code, and FFTW's.
   Operands small(256, width, 11);
-  measure(functions().front(), small, thrown_away);
-  for (const Named& named : functions()) {
+  measure(benchmark::smooth_functions().front(), small, thrown_away);
+  for (const Named& named : benchmark::smooth_functions()) {
     // Tiles beyond their last measured length by their speed there (marked ~): their time is proportional to the pairs.
     double tiles_a_pair = 0;
     for (Index length = 256; length <= largest; length *= length < 4096 ? 2 : 4) {  // finer where the curves cross
