@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "masks/grid_table.hpp"
+#include "masks/separable.hpp"
 #include "masks/sequence.hpp"
 
 namespace espalier {
@@ -18,6 +19,8 @@ std::vector<std::unique_ptr<const GridEngine<T>>> grid_engines(const GridSource&
   if (one_axis) {
     engines.push_back(std::make_unique<SequenceEngines<T>>(length, grid_sequence_values(source), options, tolerance));
   }
+  const auto longer = std::count_if(source.sizes.begin(), source.sizes.end(), [](Index n) { return n > 1; });
+  if (longer > 1) engines.push_back(std::make_unique<SeparableEngine<T>>(source, options, tolerance));
   return engines;
 }
 

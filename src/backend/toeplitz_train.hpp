@@ -1,0 +1,74 @@
+// Backend primitive: products with a sum of Kronecker products of Toeplitz matrices, one axis of a grid after the other.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/backend.hpp>
+#include <espalier/core/context.hpp>
+#include <espalier/core/views.hpp>
+
+#include <cstddef>
+#include <vector>
+
+namespace espalier::backend {
+
+// One axis of a train (d >= 2 of them): left x right tables of offsets. The first has left = 1, the last right = 1, and the
+// left of each is the right of the one before.
+template <class T>
+struct TrainAxis {
+  Index axis = 0;             // of the grid
+  Index size = 1;             // n
+  Index left = 1, right = 1;  // P and Q
+  Index first = 0, last = 0;  // offsets outside first .. last are 0 in every table; first <= last
+  std::vector<T> values;      // [P, Q, 2 n - 1], the entry of offset o at o + n - 1
+};
+
+// M_ij = sum over k_1 ... k_{d-1} of prod_t values_t[k_{t-1}, k_t](i_t - j_t), t in the order of `axes`, i and j row-major on
+// the grid's own order of axes. (A tensor train, or matrix product, of Toeplitz matrices; for d = 2 a sum of Kronecker
+// products.)
+//
+// A column of x is one array over the grid. Its last axis is multiplied from the right, the others from the left, 32 places of
+// the last axis at a time, so that what lies between the axes (P rows of 32 numbers a point) stays in the caches; no matrix of
+// an axis is formed but for small inner axes. Cost, flops a column: 2 L sum_t P_t Q_t w_t, w_t = min(n_t, offsets first ..
+// last), all by the register tile. Memory: `bytes`.
+// Accuracy: row by row; sums of products in the order of the offsets, nothing is subtracted that was not in M.
+template <class T>
+class ToeplitzTrain {
+ public:
+  ToeplitzTrain(const std::vector<Index>& sizes, std::vector<TrainAxis<T>> axes);
+
+  // y = M x, or Mᵀ x.
+  void multiply(MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose, const Context<Cpu>& context) const;
+
+  // Flops that a column takes; with `executed` those of lanes that are padding too.
+  double flops(bool executed) const;
+  // Bound on the memory of a call; and what the train keeps.
+  std::size_t bytes(Index columns) const;
+  std::size_t kept_bytes() const;
+
+ private:
+  struct Scratch;
+  // What one direction reads of an axis.
+  struct Tables {
+    std::vector<T> values;  // last axis: [P] of `stride` numbers, zeros behind; others: [P, Q, 2 n - 1]
+    std::vector<T> formed;  // small inner axes: [P] matrices n x (Q n)
+    Index first = 0, last = 0;
+  };
+  Index group_size(Index columns) const;
+  bool by_panels(Index columns) const;
+  void gather(MatrixView<const T, Cpu> x, Index first, Index count, T* planes) const;
+  void scatter(const T* planes, Index first, Index count, Index row0, Index rows, MatrixView<T, Cpu> y) const;
+  void make_panel(Index panel, bool transpose, const T* x_plane, T* y_plane, Scratch& scratch) const;
+  void last_axis(Index panel, bool transpose, const T* x_plane, T* out) const;
+  void inner_axis(std::size_t t, Index panel, bool transpose, const T* in, T* out) const;
+
+  std::vector<TrainAxis<T>> axes_;
+  std::vector<Tables> tables_[2];  // as they are, transposed
+  std::vector<Index> token_;       // of the first point of every row of a plane
+  Index token_step_ = 1;           // between points of a row
+  Index length_ = 1, rows_ = 1;    // points, and those of all axes but the last
+  Index stride_ = 1;               // between rows of a plane
+  Index table_stride_ = 1;         // between tables of the last axis
+  Index between_ = 0;              // the most numbers between two axes
+};
+
+}  // namespace espalier::backend
