@@ -66,7 +66,7 @@ class ToeplitzTrain {
   std::vector<Index> token_;       // of the first point of every row of a plane
   Index token_step_ = 1;           // between points of a row
   Index length_ = 1, rows_ = 1;    // points, and those of all axes but the last
-  Index stride_ = 1;               // between rows of a plane
+  Index stride_ = 1, plane_ = 1;   // between rows of a plane, between planes
   Index table_stride_ = 1;         // between tables of the last axis
   Index between_ = 0;              // the most numbers between two axes
 };

@@ -24,8 +24,6 @@ constexpr Index kFormed = 32;
 constexpr Index kFewGroups = 4;
 // A report cannot know the thread count: its bound on memory counts this many workers.
 constexpr Index kReportedWorkers = 64;
-// Rows of x that one step of gathering or scattering looks at.
-constexpr Index kBlockRows = 8;
 
 constexpr Index rounded_up(Index n, Index unit) {
   return (n + unit - 1) / unit * unit;
@@ -60,6 +58,8 @@ ToeplitzTrain<T>::ToeplitzTrain(const std::vector<Index>& sizes, std::vector<Tra
   token_step_ = step[at(lanes.axis)];
   // A cache line more than a power of two: rows of a plane would share the few places that one address has in the cache.
   stride_ = rounded_up(lanes.size, 16) + 16;
+  // Neither multiples of 4 KiB: an odd number of cache lines.
+  plane_ = rounded_up(rows_ * stride_, 32) + 16;
   table_stride_ = lanes.size + rounded_up(lanes.size, kLanes);
   token_.reserve(at(rows_));
   for (Index row = 0; row < rows_; ++row) {
@@ -106,7 +106,9 @@ ToeplitzTrain<T>::ToeplitzTrain(const std::vector<Index>& sizes, std::vector<Tra
 template <class T>
 void ToeplitzTrain<T>::last_axis(Index panel, bool transpose, const T* x_plane, T* out) const {
   const Tables& f = tables_[transpose ? 1 : 0].back();
-  const Index n = axes_.back().size, left = axes_.back().left, inner = axes_[axes_.size() - 2].size, outer = rows_ / inner;
+  const Index n = axes_.back().size, left = axes_.back().left;
+  // With one table rows of all b follow one another.
+  const Index inner = left == 1 ? rows_ : axes_[axes_.size() - 2].size, outer = rows_ / inner;
   const Index lane0 = panel * kLanes, lanes = std::min(kLanes, n - lane0);
   const Range j = reached(lane0, lane0 + lanes, f.first, f.last, n);
   // The next axes read whole panels of several rows at once.
@@ -168,34 +170,20 @@ void ToeplitzTrain<T>::make_panel(Index panel, bool transpose, const T* x_plane,
   for (Index row = 0; row < rows_; ++row) std::copy_n(from + row * kLanes, lanes, y_plane + row * stride_ + lane0);
 }
 
-// planes[k, row, j] = x(token, first + k). Rows of x are read a cache line at a time.
+// planes[k, row, j] = x(token, first + k).
 template <class T>
 void ToeplitzTrain<T>::gather(MatrixView<const T, Cpu> x, Index first, Index count, T* planes) const {
-  const Index n = axes_.back().size, plane = rows_ * stride_;
   for (Index row = 0; row < rows_; ++row) {
-    for (Index j = 0; j < n; j += kBlockRows) {
-      const Index end = std::min(n, j + kBlockRows), token = token_[at(row)] + j * token_step_;
-      for (Index k = 0; k < count; ++k) {
-        T* to = planes + k * plane + row * stride_;
-        const T* from = x.row(token) + first + k;
-        for (Index i = j; i < end; ++i) to[i] = from[(i - j) * token_step_ * x.row_stride];
-      }
-    }
+    transpose_block<T>(x.row(token_[at(row)]) + first, token_step_ * x.row_stride, axes_.back().size, count,
+                       planes + row * stride_, plane_);
   }
 }
 
 template <class T>
 void ToeplitzTrain<T>::scatter(const T* planes, Index first, Index count, Index row0, Index rows, MatrixView<T, Cpu> y) const {
-  const Index n = axes_.back().size, plane = rows_ * stride_;
   for (Index row = row0; row < row0 + rows; ++row) {
-    for (Index j = 0; j < n; j += kBlockRows) {
-      const Index end = std::min(n, j + kBlockRows), token = token_[at(row)] + j * token_step_;
-      for (Index k = 0; k < count; ++k) {
-        const T* from = planes + k * plane + row * stride_;
-        T* to = y.row(token) + first + k;
-        for (Index i = j; i < end; ++i) to[(i - j) * token_step_ * y.row_stride] = from[i];
-      }
-    }
+    transpose_block<T>(planes + row * stride_, plane_, count, axes_.back().size, y.row(token_[at(row)]) + first,
+                       token_step_ * y.row_stride);
   }
 }
 
@@ -214,7 +202,7 @@ template <class T>
 void ToeplitzTrain<T>::multiply(MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
                                 const Context<Cpu>& context) const {
   const Index columns = x.cols, group = group_size(columns), groups = (columns + group - 1) / group;
-  const Index plane = rows_ * stride_, panels = (axes_.back().size + kLanes - 1) / kLanes;
+  const Index plane = plane_, panels = (axes_.back().size + kLanes - 1) / kLanes;
   const auto prepared = [&](Scratch& s, Index planes) {
     if (s.between[0].size() > 0) return;
     s.between[0] = Buffer<T, Cpu>(between_);
@@ -281,7 +269,7 @@ double ToeplitzTrain<T>::flops(bool executed) const {
 
 template <class T>
 std::size_t ToeplitzTrain<T>::bytes(Index columns) const {
-  const Index c = std::max<Index>(1, columns), group = group_size(c), plane = rows_ * stride_ + 16;
+  const Index c = std::max<Index>(1, columns), group = group_size(c), plane = plane_ + 16;
   const Index panels = (axes_.back().size + kLanes - 1) / kLanes;
   const bool few = by_panels(c);
   const Index workers = std::min(kReportedWorkers, few ? c * panels : (c + group - 1) / group);
