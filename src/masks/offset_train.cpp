@@ -226,6 +226,24 @@ std::vector<double> contracted(const Problem& problem, const std::vector<Core>& 
   return {table.data(), table.data() + table.size()};
 }
 
+// A bound on every entry of the table that cores >= 0 make.
+double largest_product(const Problem& problem, const std::vector<Core>& cores) {
+  Matrix product = Matrix::Ones(1, 1);
+  for (std::size_t t = 0; t < cores.size(); ++t) {
+    const Core& c = cores[t];
+    const Index places = problem.axes[t].places();
+    Matrix largest(c.left, c.right);
+    for (Index p = 0; p < c.left; ++p) {
+      for (Index q = 0; q < c.right; ++q) {
+        const double* values = c.values.data() + (p * c.right + q) * places;
+        largest(p, q) = *std::max_element(values, values + places);
+      }
+    }
+    product = (product * largest).eval();
+  }
+  return product(0, 0);
+}
+
 // Row i of the mask meets the offsets i - (n - 1) .. i of every axis: sums of g >= 0 over them, by sums to both sides of the
 // centre, so that nothing cancels.
 std::vector<double> row_sums(const Problem& problem, std::vector<double> g) {
@@ -258,17 +276,26 @@ struct Check {
   Index negative = 0;
 };
 
-// norms: row sums of the table. stored: the train's entries; each was a sum of `steps` roundings of numbers within `size`.
-Check check(const Problem& problem, const std::vector<double>& norms, const std::vector<double>& stored,
-            const std::vector<double>& size, Index steps, ToleranceKind kind) {
+// What the train stores, offset by offset, and how it was found.
+struct Stored {
+  std::vector<double> values, sizes;  // sums of products of tables, and of their absolute values
+  Index steps = 0;                    // roundings of `values` in double
+  // Halves of folded axes are rounded after they are formed: in every row by `folding` times the sum of `sizes`, and in no
+  // entry by more than folding_entry.
+  double folding = 0, folding_entry = 0;
+};
+
+// norms: row sums of the table.
+Check check(const Problem& problem, const std::vector<double>& norms, const Stored& s, ToleranceKind kind) {
   Check c;
-  const double rounding = static_cast<double>(steps) * std::numeric_limits<double>::epsilon();
+  const std::vector<double>& stored = s.values;
+  const double rounding = static_cast<double>(s.steps) * std::numeric_limits<double>::epsilon();
   std::vector<double> error(stored.size());
   double largest = 0, entry = 0, pointwise = 0;
   for (const double v : problem.values) largest = std::max(largest, std::abs(v));
   for (std::size_t k = 0; k < stored.size(); ++k) {
-    const double v = problem.values[k], e = std::abs(stored[k] - v) + rounding * size[k];
-    error[k] = e;
+    const double v = problem.values[k], own = std::abs(stored[k] - v) + rounding * s.sizes[k], e = own + s.folding_entry;
+    error[k] = own + s.folding * s.sizes[k];
     entry = std::max(entry, e);
     if (std::abs(v) >= 1e-7 * largest && v != 0) pointwise = std::max(pointwise, e / std::abs(v));
     if (v >= 0 && stored[k] < 0) ++c.negative;
@@ -291,7 +318,7 @@ Check check(const Problem& problem, const std::vector<double>& norms, const std:
 
 // Cores as stored in T, by whole axis; their values in `cores` become those.
 template <class T>
-std::vector<backend::TrainAxis<T>> stored_axes(const Problem& problem, std::vector<Core>& cores) {
+std::vector<backend::TrainAxis<T>> stored_axes(const Problem& problem, std::vector<Core>& cores, bool fold) {
   std::vector<backend::TrainAxis<T>> axes;
   for (std::size_t t = 0; t < cores.size(); ++t) {
     const Axis& a = problem.axes[t];
@@ -315,6 +342,7 @@ std::vector<backend::TrainAxis<T>> stored_axes(const Problem& problem, std::vect
       for (Index o = 0; o < places; ++o) table[o] = static_cast<double>(static_cast<T>(table[o]));
     }
     if (axis.first > axis.last) axis.first = axis.last = 0;
+    axis.folded = fold && a.even && backend::folding_pays(n, c.left * c.right, axis.first, axis.last, t + 1 == cores.size());
     axes.push_back(std::move(axis));
   }
   return axes;
@@ -367,12 +395,19 @@ OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<d
       break;
     }
     for (std::size_t t = 0; t < cores.size(); ++t) trim(cores[t], problem.axes[t], 0.01 * cut);
-    result.axes = stored_axes<T>(problem, cores);
-    const std::vector<double> stored = contracted(problem, cores);
-    for (Core& c : cores) {
-      for (double& v : c.values) v = std::abs(v);
+    result.axes = stored_axes<T>(problem, cores, kind != ToleranceKind::pointwise);
+    Stored stored;
+    stored.steps = steps;
+    stored.values = contracted(problem, cores);
+    for (Core& core : cores) {
+      for (double& v : core.values) v = std::abs(v);
     }
-    const Check c = check(problem, norms, stored, contracted(problem, cores), steps, kind);
+    stored.sizes = contracted(problem, cores);
+    const auto folded = std::count_if(result.axes.begin(), result.axes.end(), [](const auto& a) { return a.folded; });
+    const double unit = 0.5 * static_cast<double>(std::numeric_limits<T>::epsilon());
+    stored.folding = std::pow(1 + 2 * unit, static_cast<double>(folded)) - 1;
+    stored.folding_entry = (std::pow(1 + unit, static_cast<double>(folded)) - 1) * largest_product(problem, cores);
+    const Check c = check(problem, norms, stored, kind);
     result.certificate = c.certificate;
     result.fitted_negative = c.negative;
     result.terms = terms;
