@@ -11,6 +11,7 @@
 #include <espalier/masks/grid.hpp>
 
 #include "peak.hpp"
+#include "smooth_functions.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -26,18 +27,7 @@ using namespace espalier;
 
 namespace {
 
-struct Named {
-  std::string name;
-  DistanceFunction f;
-};
-
-std::vector<Named> functions() {
-  return {{"exp(-x/200)", Exponential{1 / 200.0}},
-          {"1/(1+x/16)", Rational{16}},
-          {"exp(-(x/300)^2)", Gaussian{300}},
-          {"exp(-sqrt(x)/6)", StretchedExponential{36, 0.5}},
-          {"cos(x/50)exp(-x/400)", DampedCosine{1 / 50.0, 1 / 400.0}}};
-}
+using Named = benchmark::NamedFunction;
 
 const Context<Cpu> kOneThread{.threads = 1};
 
@@ -130,7 +120,7 @@ void table(Index largest, Index width, const char* csv_name) {
   std::printf("m = c = %td, float, tolerance 1e-5, one thread; least of 7 interleaved (3 beyond 65,536)\n", width);
   std::printf("%-22s %8s %-13s %10s %8s %8s %9s %10s %10s\n", "f", "L", "engine", "ms", "of peak", "chosen", "x tiles",
               "row error", "error");
-  for (const auto& [name, f] : functions()) {
+  for (const auto& [name, f] : benchmark::smooth_functions()) {
     for (Index length = 256; length <= largest; length *= length < 4096 ? 4 : 4) {
       Operands o(length, width, 11);
       const Shape shape{.columns = width, .rank = width};
@@ -177,7 +167,7 @@ void table(Index largest, Index width, const char* csv_name) {
 void backward(Index length) {
   std::printf("gradients against the product, L = %td, m = c = 64, tolerance 1e-5\n", length);
   std::printf("%-22s %10s %10s %16s\n", "f", "product ms", "gradients", "with parameters");
-  for (const auto& [name, f] : functions()) {
+  for (const auto& [name, f] : benchmark::smooth_functions()) {
     Operands o(length, 64, 5);
     std::vector<float> y_bar = o.b, r_bar(static_cast<std::size_t>(length), 0.1f), a_bar(o.a.size()), b_bar(o.a.size()),
                        x_bar(o.a.size());
@@ -253,7 +243,7 @@ void choice(int cases, bool calibrated) {
   const Random random(4);
   int within = 0;
   double worst = 0;
-  const std::vector<Named> all = functions();
+  const std::vector<Named> all = benchmark::smooth_functions();
   for (int k = 0; k < cases; ++k) {
     const auto draw = [&](std::uint64_t n) { return random.uniform(16 * static_cast<std::uint64_t>(k) + n); };
     const Named& named = all[static_cast<std::size_t>(draw(0) * static_cast<double>(all.size()))];
