@@ -257,7 +257,10 @@ Report GridMask<T, B>::fft_report(Shape shape) const {
   const double points = backend::toeplitz_fft_points(sizes), element = sizeof(T);
   Report r;
   r.engine = "fft";
-  r.flops = heads * rank * backend::toeplitz_fft_flops(sizes, static_cast<double>(shape.columns));
+  const auto columns = static_cast<double>(shape.columns);
+  const bool pruned = std::is_same_v<B, Cpu>;
+  r.flops = heads * rank *
+            (pruned ? backend::toeplitz_fft_pruned_flops(sizes, columns) : backend::toeplitz_fft_flops(sizes, columns));
   r.bytes = heads * element * static_cast<double>(state_->length) *
             (2 * static_cast<double>(shape.columns) + 2 * static_cast<double>(shape.rank));
   // FFTW is half as fast on lengths with factors 3, 5 and 7.
@@ -269,7 +272,7 @@ Report GridMask<T, B>::fft_report(Shape shape) const {
   const double array = 2 * element * points;
   const bool several = std::count_if(sizes.begin(), sizes.end(), [](Index n) { return n > 1; }) > 1;
   if (several && array > kCached) {
-    r.predicted_seconds += heads * rank * std::ceil(static_cast<double>(shape.columns) / 2) * 8 * array / cost.bandwidth;
+    r.predicted_seconds += heads * rank * std::ceil(columns / 2) * 8 * array / cost.bandwidth;
   }
   std::ostringstream reason;
   reason << (shape.rank > 0 ? static_cast<double>(shape.rank * shape.columns) : static_cast<double>(shape.columns))

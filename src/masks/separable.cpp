@@ -56,8 +56,8 @@ template <class T>
 double SeparableEngine<T>::seconds(double flops, Shape shape) const {
   const CostModel& cost = options_.cost;
   const double c = static_cast<double>(shape.columns), length = static_cast<double>(grid_length(sizes_));
-  // Columns become planes and come back: four passes over memory. Short products reach four fifths of the tiles' speed.
-  const double bytes = 4 * sizeof(T) * length * c, speed = 0.8 * cost.tile_flops * (4.0 / sizeof(T));
+  // Columns become planes and come back: four passes over memory.
+  const double bytes = 4 * sizeof(T) * length * c, speed = cost.tile_flops * (4.0 / sizeof(T));
   return static_cast<double>(shape.heads) * (cost.call_seconds + c * flops / speed + bytes / cost.bandwidth);
 }
 

@@ -440,6 +440,8 @@ TEST_CASE("engines: tiles for short sequences, FFT for long rough ones; forced e
   CHECK(large.report({.columns = 64}).engine == "fft");
   CHECK(large.engines({.columns = 64}).size() == 2);
   CHECK(large.report({.columns = 64}).extra_bytes < std::size_t{1} << 30);
+  // Lines of padding are not transformed: on 64 x 64, 64 lines of 128 and then 128, instead of twice 128, each way.
+  CHECK(forced<float>({64, 64}, random_table({64, 64}, 1), "fft").report({.columns = 2}).flops == 2.0 * 5 * 192 * 128 * 7);
   const auto mask = forced<float>({101}, random_table({101}, 1), "fft");
   CHECK(mask.report({.columns = 3, .rank = 5}).engine == "fft");
   CHECK_FALSE(mask.report({.columns = 3, .rank = 5}).row_wise);
