@@ -446,6 +446,30 @@ TEST_CASE_TEMPLATE("products stay within report().extra_bytes, whatever the thre
   }
 }
 
+// The search for the products of tables counts as well: it is part of the first report.
+TEST_CASE_TEMPLATE("separable products stay within report().extra_bytes, whatever the threads", T, float, double) {
+  const auto make = [](std::vector<Index> sizes, const es::DistanceFunction& f) {
+    return Case<T>{"separable", [=](Index) {
+                     return std::make_shared<es::GridMask<T>>(sizes, f, es::Distance::l1, forced<es::GridOptions>("separable"));
+                   }};
+  };
+  for (const Case<T>& one : {make({24, 40}, es::Exponential{0.1}), make({128, 65}, es::DampedCosine{0.1, 0.05}),
+                             make({9, 30, 35}, es::Exponential{0.2}), make({200, 300}, es::Gaussian{3})}) {
+    for (const Index c : {1, 5, 40, 130}) {
+      const es::MaskPointer<T> mask = one.make(0);
+      const std::size_t plain = mask->report({.columns = c}).extra_bytes;
+      for (const int threads : {1, 2, 7}) {
+        CAPTURE(mask->rows());
+        CAPTURE(c);
+        CAPTURE(threads);
+        const Measured<T> measured(one, 0, 0, c, context_of(threads));
+        CHECK(measured.multiply(false) <= plain);
+        CHECK(measured.multiply(true) <= plain);
+      }
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("gradients stay within extra_bytes, four times the scratch memory and twelve times their arguments", T,
                    float, double) {
   const std::size_t scratch = std::size_t{1} << 20;
