@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "masks/far_field.hpp"
 #include "masks/grid_table.hpp"
 #include "masks/sequence.hpp"
 
@@ -18,6 +19,7 @@ std::vector<std::unique_ptr<const GridEngine<T>>> grid_engines(const GridSource&
   if (one_axis) {
     engines.push_back(std::make_unique<SequenceEngines<T>>(length, grid_sequence_values(source), options, tolerance));
   }
+  engines.push_back(std::make_unique<FarFieldEngine<T>>(source, options, tolerance));
   return engines;
 }
 
