@@ -8,40 +8,11 @@
 #include <limits>
 #include <sstream>
 
-#include "masks/far_field_levels.hpp"
-
 namespace espalier {
-
-namespace {
-
-using backend::Axes;
-
-// Pairs of patches that meet on a level: far, with parents that are near. Axis by axis: pairs by |offset| and nearness.
-double meetings(const PatchPlan& plan, std::size_t level) {
-  const bool top = level + 1 == plan.patches.size();
-  double close = 1, near = 1;  // pairs with near parents; near pairs, which are among them
-  for (std::size_t t = 0; t < 3; ++t) {
-    const Index n = plan.patches[level][t], split = top ? 1 : plan.split[level + 1][t];
-    double c = 0, m = 0;
-    for (Index i = 0; i < n; ++i) {
-      const Index low = top ? 0 : std::max<Index>(0, (i / split - 1) * split);
-      const Index high = top ? n : std::min(n, (i / split + 2) * split);
-      c += static_cast<double>(high - low);
-      m += static_cast<double>(std::min(n, i + 2) - std::max<Index>(0, i - 1));
-    }
-    close *= c;
-    near *= m;
-  }
-  return close - near;
-}
-
-}  // namespace
 
 template <class T>
 FarFieldEngine<T>::FarFieldEngine(const GridSource& source, const MaskOptions& options, double tolerance)
-    : plan_(patch_plan(source.sizes)), table_(source.table), options_(options), tolerance_(tolerance) {
-  for (std::size_t l = 0; l < plan_.patches.size(); ++l) meetings_.push_back(meetings(plan_, l));
-}
+    : plan_(patch_plan(source.sizes)), table_(source.table), options_(options), tolerance_(tolerance) {}
 
 template <class T>
 const FarFieldForm<T>& FarFieldEngine<T>::form() const {
@@ -53,22 +24,6 @@ const FarFieldForm<T>& FarFieldEngine<T>::form() const {
     form_ = far_field_form<T>(plan_, table_, tolerance_, options_.tolerance_kind);
   });
   return form_;
-}
-
-template <class T>
-double FarFieldEngine<T>::far_flops(const std::vector<double>& basis, double fields, Shape shape) const {
-  const double m = static_cast<double>(std::max<Index>(1, shape.rank)), c = static_cast<double>(shape.columns);
-  double flops = 0;
-  for (std::size_t l = 0; l < plan_.patches.size(); ++l) {
-    const double r = basis[l];
-    flops += meetings_[l] * 2 * r * r * m * c;
-    if (l == 0) {
-      flops += 4 * static_cast<double>(backend::count(plan_.sizes)) * r * m * c;
-    } else {
-      flops += 4 * static_cast<double>(backend::count(plan_.patches[l - 1])) * basis[l - 1] * r * m * c;
-    }
-  }
-  return static_cast<double>(shape.heads) * fields * flops;
 }
 
 template <class T>
@@ -86,18 +41,13 @@ Report FarFieldEngine<T>::report(Shape shape) const {
   const double heads = static_cast<double>(shape.heads), c = static_cast<double>(shape.columns);
   const double m = static_cast<double>(shape.rank), length = static_cast<double>(backend::count(plan_.sizes));
   const double near = heads * f.near_pairs * 2 * (m + c);
-  double far = 0;
+  const double far = heads * f.far_work * std::max(1.0, m) * c;
   std::ostringstream reason;
   for (const backend::PatchField<T>& field : f.grid.fields) {
-    std::vector<double> basis;
-    reason << (basis.empty() && &field == &f.grid.fields.front() ? "bases of " : "; ");
-    for (const backend::PatchLevel<T>& l : field.levels) {
-      reason << (basis.empty() ? "" : ", ") << l.basis;
-      basis.push_back(static_cast<double>(l.basis));
-    }
-    far += far_flops(basis, 1, shape);
+    reason << (&field == &f.grid.fields.front() ? "bases of " : "; ");
+    for (const backend::PatchLevel<T>& l : field.levels) reason << (&l == &field.levels.front() ? "" : ", ") << l.basis;
   }
-  reason << (f.grid.fields.empty() ? "nothing far; " : " vectors by level, ") << "patches of " << backend::count(plan_.patch)
+  reason << (f.grid.fields.empty() ? "nothing far, " : " vectors by level, ") << "patches of " << backend::count(plan_.patch)
          << " points, exact tiles between neighbours";
   Report r;
   r.engine = "far-field";
@@ -136,8 +86,9 @@ void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vect
   // Set-up takes a good part of a product's time: not where even bases of four vectors would not pay.
   const double near =
       static_cast<double>(shape.heads) * near_pairs(plan_) * 2 * static_cast<double>(shape.rank + shape.columns);
-  const double least = seconds(near, far_flops(std::vector<double>(plan_.patches.size(), 4.0), 1, shape), 0, shape);
-  if (!forced && least >= best_other) return;
+  const double far =
+      16 * static_cast<double>(shape.heads * backend::count(plan_.sizes) * std::max<Index>(1, shape.rank) * shape.columns);
+  if (!forced && seconds(near, far, 0, shape) >= best_other) return;
   const FarFieldForm<T>& f = form();
   if (!f.met) return refuse(f.reason);
   all.push_back(report(shape));

@@ -34,15 +34,13 @@ class FarFieldEngine final : public GridEngine<T> {
  private:
   const FarFieldForm<T>& form() const;
   Report report(Shape shape) const;
-  // Flops of one product with the given numbers of basis vectors by level and far pairs as in the plan.
-  double far_flops(const std::vector<double>& basis, double fields, Shape shape) const;
+  // By the cost model, from flops of the two parts and bytes.
   double seconds(double near, double far, double bytes, Shape shape) const;
 
   PatchPlan plan_;
   const std::vector<double>& table_;
   MaskOptions options_;
   double tolerance_;
-  std::vector<double> meetings_;  // pairs of patches that meet, by level
   mutable std::once_flag once_;
   mutable FarFieldForm<T> form_;
 };

@@ -6,17 +6,17 @@
 
 #include <Eigen/Dense>
 
+#include <array>
 #include <limits>
+#include <optional>
 #include <sstream>
 
 #include "backend/block_product.hpp"
-#include "masks/far_field_levels.hpp"
+#include "masks/far_field_field.hpp"
 
 namespace espalier {
 
 using namespace far_field;
-using backend::block_product;
-using backend::padded_width;
 
 PatchPlan patch_plan(const std::vector<Index>& sizes) {
   PatchPlan plan;
@@ -34,7 +34,10 @@ PatchPlan patch_plan(const std::vector<Index>& sizes) {
     const std::size_t to = 3 - axes.size() + t;
     const Index n = axes[t], wanted = std::min(kPoints[axes.size() - 1][t], std::max<Index>(4, (n + 3) / 4));
     plan.sizes[to] = n;
-    const Index parts = (n + wanted - 1) / wanted;
+    // 3 or 4 patches, doubled: no level then has a patch with children beyond the grid.
+    Index parts = (n + wanted - 1) / wanted, whole = parts <= 4 ? parts : 3;
+    while (whole < parts) whole = whole % 3 == 0 ? whole / 3 * 4 : whole / 2 * 3;
+    parts = whole;
     plan.patch[to] = (n + parts - 1) / parts;
     patches[to] = (n + plan.patch[to] - 1) / plan.patch[to];
   }
@@ -78,6 +81,8 @@ bool is_rough(const PatchPlan& plan, const std::vector<double>& table, double to
     block[t] = std::min(block[t], plan.patch[t]);
   }
   const Index points = backend::count(block), columns = 3 * points / 2;
+  // So few points have full rank at many a tolerance, and cost nothing to try.
+  if (points < 48) return false;
   Eigen::MatrixXd family(points, columns);
   const Random random(23);
   std::uint64_t at = 0;
@@ -113,327 +118,6 @@ template <class T>
 double rounded(double x) {
   return static_cast<double>(static_cast<T>(x));
 }
-
-// |V| of a level, [points of a patch, R] in any order of points, its column sums and maxima.
-struct Absolute {
-  Index points = 0, basis = 0;
-  std::vector<double> values, sum, largest;
-  explicit Absolute(const std::vector<double>& vectors, Index n, Index r, Index stride) : points(n), basis(r) {
-    values.reserve(static_cast<std::size_t>(n * r));
-    sum.assign(static_cast<std::size_t>(r), 0.0);
-    largest = sum;
-    for (Index a = 0; a < n; ++a) {
-      for (Index q = 0; q < r; ++q) {
-        const double v = std::abs(vectors[static_cast<std::size_t>(a * stride + q)]);
-        values.push_back(v);
-        sum[static_cast<std::size_t>(q)] += v;
-        largest[static_cast<std::size_t>(q)] = std::max(largest[static_cast<std::size_t>(q)], v);
-      }
-    }
-  }
-};
-
-// The whole set-up; one field so far: all far offsets.
-template <class T>
-class Builder {
- public:
-  Builder(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind)
-      : plan_(plan), table_(plan, table), original_(table), tolerance_(tolerance), kind_(kind) {}
-
-  FarFieldForm<T> build() {
-    FarFieldForm<T> form;
-    form.near_pairs = near_pairs(plan_);
-    measure_leaves();
-    const Level all = full_level(offsets(0), backend::count(plan_.patch), leaf_block(), leaf_sizes_.largest, weights(),
-                                 tolerance_, rounded<T>);
-    // Estimates choose, the certificate decides.
-    for (double share = 0.5; share > 0.01 && !form.met; share /= 4) {
-      if (!choose(all, share)) break;
-      certify(form);
-    }
-    if (form.met) {
-      store(form);
-      return form;
-    }
-    std::ostringstream text;
-    if (form.certificate.row) {
-      text << "its form has a row error of " << *form.certificate.row;
-    } else {
-      text << "its far values have no low rank: more than " << kMostBasis << " basis vectors a patch";
-    }
-    form.reason = text.str();
-    return form;
-  }
-
- private:
-  Offsets offsets(std::size_t level) const { return Offsets(plan_.patches[level]); }
-  Weights weights() const { return {kind_, table_.largest}; }
-  BlockOf leaf_block() const {
-    return [this](Index k, double* out, Index stride) { table_.block(offsets(0).at(k), plan_.patch, out, stride); };
-  }
-
-  void measure_leaves() {
-    const Offsets all = offsets(0);
-    const Index p = backend::count(plan_.patch), stride = padded_width(p);
-    std::vector<double> m(static_cast<std::size_t>(p * stride));
-    for (Index k = 0; k < all.size(); ++k) {
-      double largest = 0, smallest = std::numeric_limits<double>::infinity();
-      if (Offsets::far(all.at(k))) {
-        table_.block(all.at(k), plan_.patch, m.data(), stride);
-        for (Index a = 0; a < p; ++a) {
-          for (Index b = 0; b < p; ++b) {
-            const double v = std::abs(m[static_cast<std::size_t>(a * stride + b)]);
-            largest = std::max(largest, v);
-            if (v >= 1e-7 * table_.largest) smallest = std::min(smallest, v);
-          }
-        }
-      }
-      leaf_sizes_.largest.push_back(largest);
-      leaf_sizes_.smallest.push_back(std::isfinite(smallest) ? smallest : 0);
-    }
-  }
-
-  // Offset of children c (of the row's patch) and c (of the source's, mirrored) below offset o, as an index; -1 off the grid.
-  Index child_offset(std::size_t level, const Axes& o, Index row_child, Index source_child) const {
-    const Axes &split = plan_.split[level], r = backend::place(row_child, split), s = backend::place(source_child, split);
-    const Offsets below = offsets(level - 1);
-    Axes child{};
-    for (std::size_t t = 0; t < 3; ++t) {
-      child[t] = split[t] * o[t] + r[t] + s[t] - (split[t] - 1);
-      if (child[t] >= below.patches[t] || child[t] <= -below.patches[t]) return -1;
-    }
-    return below.index(child);
-  }
-  // Coefficients of one offset in the bases of the children, [children R, stride].
-  BlockOf coefficient_block(std::size_t level) const {
-    return [this, level](Index k, double* out, Index stride) {
-      const Level& below = levels_[level - 1];
-      const Index children = backend::count(plan_.split[level]), r = below.basis;
-      const Axes o = offsets(level).at(k);
-      for (Index c = 0; c < children; ++c) {
-        for (Index d = 0; d < children; ++d) {
-          const Index child = child_offset(level, o, c, d);
-          for (Index p = 0; p < r; ++p) {
-            double* to = out + (c * r + p) * stride + d * r;
-            if (child < 0) {
-              std::fill_n(to, r, 0.0);
-            } else {
-              std::copy_n(below.coefficients[static_cast<std::size_t>(child)].data() + p * r, r, to);
-            }
-          }
-        }
-      }
-    };
-  }
-  Magnitudes parent_sizes(std::size_t level, const Magnitudes& below) const {
-    Magnitudes m;
-    const Offsets all = offsets(level);
-    const Index children = backend::count(plan_.split[level]);
-    for (Index k = 0; k < all.size(); ++k) {
-      double largest = 0, smallest = std::numeric_limits<double>::infinity();
-      for (Index c = 0; Offsets::far(all.at(k)) && c < children * children; ++c) {
-        const Index child = child_offset(level, all.at(k), c / children, c % children);
-        if (child < 0) continue;
-        largest = std::max(largest, below.largest[static_cast<std::size_t>(child)]);
-        const double s = below.smallest[static_cast<std::size_t>(child)];
-        if (s > 0) smallest = std::min(smallest, s);
-      }
-      m.largest.push_back(largest);
-      m.smallest.push_back(std::isfinite(smallest) ? smallest : 0);
-    }
-    return m;
-  }
-
-  // Sets levels_ for a share of the tolerance; false where some level would need more vectors than there may be.
-  bool choose(const Level& leaves, double share) {
-    levels_.clear();
-    sizes_ = {leaf_sizes_};
-    double points = static_cast<double>(backend::count(plan_.patch));
-    const auto tops = static_cast<double>(std::max<std::size_t>(1, plan_.patches.size() - 1));
-    for (std::size_t l = 0; l < plan_.patches.size(); ++l) {
-      Level all;
-      if (l > 0) {
-        points *= static_cast<double>(backend::count(plan_.split[l]));
-        sizes_.push_back(parent_sizes(l, sizes_.back()));
-        const Index rows = levels_.back().basis * backend::count(plan_.split[l]);
-        if (rows > 0)
-          all = full_level(offsets(l), rows, coefficient_block(l), sizes_.back().largest, weights(), tolerance_, rounded<T>);
-        all.rows = rows;
-        all.coefficients.resize(static_cast<std::size_t>(offsets(l).size()));
-      }
-      const Level& from = l == 0 ? leaves : all;
-      // Bounds above the leaves are several times the errors themselves.
-      const double mine = tolerance_ * share * (l == 0 ? 0.5 : 0.15 / tops);
-      const Index basis = needed_basis(from, offsets(l), sizes_.back(), table_, points, kind_, mine);
-      if (basis >= kMostBasis) return false;
-      levels_.push_back(leading(from, basis, rounded<T>));
-    }
-    return true;
-  }
-
-  void certify(FarFieldForm<T>& form) {
-    std::vector<LevelErrors> errors;
-    errors.push_back(leaf_errors());
-    Absolute below(levels_[0].vectors, levels_[0].rows, levels_[0].basis, levels_[0].stride);
-    for (std::size_t l = 1; l < levels_.size(); ++l) {
-      errors.push_back(upper_errors(l, below));
-      below = absolute(l, vectors_of(l));
-    }
-    const double half = std::is_same_v<T, float> ? 0.5 * std::numeric_limits<float>::epsilon() : 0.0;
-    double entry = 0, pointwise = 0;
-    for (const LevelErrors& e : errors) {
-      entry += *std::max_element(e.entry.begin(), e.entry.end());
-      pointwise += *std::max_element(e.pointwise.begin(), e.pointwise.end());
-    }
-    form.maybe_negative = 0;
-    for (const double v : original_) form.maybe_negative += v >= 0 && v < entry && v > 0 ? 1 : 0;
-    form.certificate.row = worst_row(errors) + half;
-    form.certificate.entry = table_.largest > 0 ? entry / table_.largest + half : 0.0;
-    form.certificate.pointwise.reset();
-    if (pointwise + half <= 1) form.certificate.pointwise = pointwise + half;
-    const double value = kind_ == ToleranceKind::row     ? *form.certificate.row
-                         : kind_ == ToleranceKind::entry ? *form.certificate.entry
-                                                         : form.certificate.pointwise.value_or(2);
-    form.met = value <= tolerance_;
-  }
-
-  // M - V C Vᵀ over every entry of every offset of leaves.
-  LevelErrors leaf_errors() const {
-    const Level& l = levels_[0];
-    const Offsets all = offsets(0);
-    const Index p = l.rows, stride = padded_width(p), r = l.basis;
-    LevelErrors errors(all.size());
-    std::vector<double> m(static_cast<std::size_t>(p * stride)), e(m.size(), 0.0), half(static_cast<std::size_t>(p * l.stride)),
-        turned(static_cast<std::size_t>(r * stride), 0.0), c(static_cast<std::size_t>(r * l.stride), 0.0);
-    for (Index a = 0; a < p; ++a) {
-      for (Index q = 0; q < r; ++q)
-        turned[static_cast<std::size_t>(q * stride + a)] = l.vectors[static_cast<std::size_t>(a * l.stride + q)];
-    }
-    for (Index k = 0; k < all.size(); ++k) {
-      if (!Offsets::far(all.at(k))) continue;
-      table_.block(all.at(k), plan_.patch, m.data(), stride);
-      for (Index q = 0; q < r; ++q)
-        std::copy_n(l.coefficients[static_cast<std::size_t>(k)].data() + q * r, r, c.data() + q * l.stride);
-      if (r > 0) {
-        block_product(p, r, r, l.vectors.data(), l.stride, 1, c.data(), l.stride, half.data(), l.stride, false);
-        block_product(p, p, r, half.data(), l.stride, 1, turned.data(), stride, e.data(), stride, false);
-      }
-      double worst = 0, entry = 0, pointwise = 0;
-      for (Index a = 0; a < p; ++a) {
-        double sum = 0;
-        for (Index b = 0; b < p; ++b) {
-          const double v = m[static_cast<std::size_t>(a * stride + b)],
-                       d = std::abs(v - e[static_cast<std::size_t>(a * stride + b)]);
-          sum += d;
-          entry = std::max(entry, d);
-          if (std::abs(v) >= 1e-7 * table_.largest) pointwise = std::max(pointwise, d / std::abs(v));
-        }
-        worst = std::max(worst, sum);
-      }
-      errors.row[static_cast<std::size_t>(k)] = worst;
-      errors.entry[static_cast<std::size_t>(k)] = entry;
-      errors.pointwise[static_cast<std::size_t>(k)] = pointwise;
-    }
-    return errors;
-  }
-
-  // What replacing the children's coefficients B by U C Uᵀ adds: |V (B - U C Uᵀ) Vᵀ| <= |V| |B - U C Uᵀ| |V|ᵀ, V of the level
-  // below.
-  LevelErrors upper_errors(std::size_t level, const Absolute& below) const {
-    const Level& l = levels_[level];
-    const Offsets all = offsets(level);
-    const Index rows = l.rows, stride = padded_width(rows), r = l.basis, children = backend::count(plan_.split[level]);
-    LevelErrors errors(all.size());
-    const BlockOf block = coefficient_block(level);
-    std::vector<double> b(static_cast<std::size_t>(rows * stride)), gathered(static_cast<std::size_t>(below.basis));
-    for (Index k = 0; rows > 0 && k < all.size(); ++k) {
-      if (!Offsets::far(all.at(k))) continue;
-      block(k, b.data(), stride);
-      const std::vector<double>& c = l.coefficients[static_cast<std::size_t>(k)];
-      subtract(l, c, b.data(), stride);
-      double worst = 0, entry = 0;
-      for (Index child = 0; child < children; ++child) {
-        std::fill(gathered.begin(), gathered.end(), 0.0);
-        for (Index other = 0; other < children; ++other) {
-          if (child_offset(level, all.at(k), child, other) < 0) continue;
-          double peak = 0;
-          for (Index p = 0; p < below.basis; ++p) {
-            double sum = 0, top = 0;
-            for (Index q = 0; q < below.basis; ++q) {
-              const double d =
-                  std::abs(b[static_cast<std::size_t>((child * below.basis + p) * stride + other * below.basis + q)]);
-              sum += d * below.sum[static_cast<std::size_t>(q)];
-              top += d * below.largest[static_cast<std::size_t>(q)];
-            }
-            gathered[static_cast<std::size_t>(p)] += sum;
-            peak += below.largest[static_cast<std::size_t>(p)] * top;
-          }
-          entry = std::max(entry, peak);
-        }
-        for (Index a = 0; a < below.points; ++a) {
-          double sum = 0;
-          for (Index p = 0; p < below.basis; ++p)
-            sum += below.values[static_cast<std::size_t>(a * below.basis + p)] * gathered[static_cast<std::size_t>(p)];
-          worst = std::max(worst, sum);
-        }
-      }
-      (void)r;
-      errors.row[static_cast<std::size_t>(k)] = worst;
-      errors.entry[static_cast<std::size_t>(k)] = entry;
-      const double smallest = sizes_[level].smallest[static_cast<std::size_t>(k)];
-      if (smallest > 0) errors.pointwise[static_cast<std::size_t>(k)] = entry / smallest;
-    }
-    return errors;
-  }
-
-  // b -= U C Uᵀ.
-  static void subtract(const Level& l, const std::vector<double>& c, double* b, Index stride) {
-    const Index r = l.basis, rows = l.rows;
-    if (r == 0) return;
-    std::vector<double> half(static_cast<std::size_t>(rows * l.stride)),
-        coefficients(static_cast<std::size_t>(r * l.stride), 0.0), turned(static_cast<std::size_t>(r * stride), 0.0);
-    for (Index q = 0; q < r; ++q) {
-      for (Index p = 0; p < r; ++p)
-        coefficients[static_cast<std::size_t>(q * l.stride + p)] = -c[static_cast<std::size_t>(q * r + p)];
-      for (Index i = 0; i < rows; ++i)
-        turned[static_cast<std::size_t>(q * stride + i)] = l.vectors[static_cast<std::size_t>(i * l.stride + q)];
-    }
-    block_product(rows, r, r, l.vectors.data(), l.stride, 1, coefficients.data(), l.stride, half.data(), l.stride, false);
-    block_product(rows, rows, r, half.data(), l.stride, 1, turned.data(), stride, b, stride, true);
-  }
-
-  // The vectors of a level at the points of its patches, child after child, [points, stride].
-  std::vector<double> vectors_of(std::size_t level) {
-    if (level == 1) points_ = levels_[0].vectors;
-    const Level &l = levels_[level], &below = levels_[level - 1];
-    const Index children = backend::count(plan_.split[level]);
-    const Index points = below.stride > 0 ? static_cast<Index>(points_.size()) / below.stride : 0;
-    std::vector<double> v(static_cast<std::size_t>(children * points * l.stride), 0.0);
-    for (Index c = 0; l.basis > 0 && c < children; ++c) {
-      block_product(points, l.basis, below.basis, points_.data(), below.stride, 1,
-                    l.vectors.data() + c * below.basis * l.stride, l.stride, v.data() + c * points * l.stride, l.stride, false);
-    }
-    points_ = v;
-    return v;
-  }
-  Absolute absolute(std::size_t level, const std::vector<double>& v) const {
-    const Level& l = levels_[level];
-    return Absolute(v, l.stride > 0 ? static_cast<Index>(v.size()) / l.stride : 0, l.basis, l.stride);
-  }
-
-  double worst_row(const std::vector<LevelErrors>& errors) const;
-  void store(FarFieldForm<T>& form) const;
-
-  const PatchPlan& plan_;
-  WholeTable table_;
-  const std::vector<double>& original_;
-  double tolerance_;
-  ToleranceKind kind_;
-  Magnitudes leaf_sizes_;
-  std::vector<Magnitudes> sizes_;
-  std::vector<Level> levels_;
-  std::vector<double> points_;
-};
 
 // Sums over boxes of a d-dimensional array of values >= 0.
 class BoxSums {
@@ -477,14 +161,13 @@ class BoxSums {
 
 // The worst row of M and of Mᵀ. A row of M at grid point i sees the offsets i - (n - 1) .. i, a row of Mᵀ the offsets -i ..
 // n - 1 - i; the patches of each level likewise, and each pair of patches that is far on a level adds that level's error there.
-template <class T>
-double Builder<T>::worst_row(const std::vector<LevelErrors>& errors) const {
-  std::vector<double> sizes_of_entries(original_);
+double worst_row(const PatchPlan& plan, const std::vector<double>& table, const std::vector<std::vector<double>>& errors) {
+  std::vector<double> sizes_of_entries(table);
   for (double& v : sizes_of_entries) v = std::abs(v);
-  const Axes &n = plan_.sizes, leaves = plan_.patches[0];
+  const Axes &n = plan.sizes, leaves = plan.patches[0];
   const BoxSums norms(sizes_of_entries, {2 * n[0] - 1, 2 * n[1] - 1, 2 * n[2] - 1});
   std::vector<BoxSums> sums;
-  for (std::size_t l = 0; l < errors.size(); ++l) sums.emplace_back(errors[l].row, offsets(l).sizes);
+  for (std::size_t l = 0; l < errors.size(); ++l) sums.emplace_back(errors[l], Offsets(plan.patches[l]).sizes);
   // Differences of sums: what rounding may take from one.
   const double slack = 1e-13;
   double worst = 0;
@@ -501,15 +184,15 @@ double Builder<T>::worst_row(const std::vector<LevelErrors>& errors) const {
     for (Index i = 0; i < backend::count(n); ++i) {
       const Axes p = backend::place(i, n);
       double& least = norm[static_cast<std::size_t>(
-          backend::flat({p[0] / plan_.patch[0], p[1] / plan_.patch[1], p[2] / plan_.patch[2]}, leaves))];
+          backend::flat({p[0] / plan.patch[0], p[1] / plan.patch[1], p[2] / plan.patch[2]}, leaves))];
       least = std::min(least, window(norms, p, n) - slack * norms.all());
     }
     for (Index leaf = 0; leaf < backend::count(leaves); ++leaf) {
       double error = 0;
       Axes at = backend::place(leaf, leaves);
       for (std::size_t l = 0; l < errors.size(); ++l) {
-        for (std::size_t t = 0; t < 3; ++t) at[t] /= plan_.split[l][t];
-        error += window(sums[l], at, plan_.patches[l]) + slack * sums[l].all();
+        for (std::size_t t = 0; t < 3; ++t) at[t] /= plan.split[l][t];
+        error += window(sums[l], at, plan.patches[l]) + slack * sums[l].all();
       }
       const double least = norm[static_cast<std::size_t>(leaf)];
       if (error > 0) worst = std::max(worst, least > 0 ? error / least : std::numeric_limits<double>::infinity());
@@ -518,39 +201,203 @@ double Builder<T>::worst_row(const std::vector<LevelErrors>& errors) const {
   return worst;
 }
 
-template <class T>
-void Builder<T>::store(FarFieldForm<T>& form) const {
-  backend::PatchedGrid<T>& grid = form.grid;
-  grid.sizes = plan_.sizes;
-  grid.patch = plan_.patch;
-  backend::lay_out_patches(original_, grid);
-  backend::PatchField<T> field;
-  for (std::size_t l = 0; l < levels_.size(); ++l) {
-    const Level& from = levels_[l];
-    backend::PatchLevel<T> to;
-    to.patches = plan_.patches[l];
-    to.split = plan_.split[l];
-    to.basis = from.basis;
-    std::vector<T>& vectors = l == 0 ? field.leaf : to.transfer;
-    for (Index i = 0; i < from.rows; ++i) {
-      for (Index q = 0; q < from.basis; ++q)
-        vectors.push_back(static_cast<T>(from.vectors[static_cast<std::size_t>(i * from.stride + q)]));
+// Pairs of patches of a level that meet at one of these offsets.
+double meeting_pairs(const PatchPlan& plan, std::size_t level, const std::vector<char>& set) {
+  const Offsets all(plan.patches[level]);
+  const bool top = level + 1 == plan.patches.size();
+  double pairs = 0;
+  for (Index k = 0; k < all.size(); ++k) {
+    if (set[static_cast<std::size_t>(k)] == 0) continue;
+    const Axes o = all.at(k);
+    double at_offset = 1;
+    for (std::size_t t = 0; t < 3; ++t) {
+      const Index split = top ? plan.patches[level][t] : plan.split[level + 1][t];
+      Index n = 0;
+      for (Index i = std::max<Index>(0, o[t]); i < std::min(plan.patches[level][t], plan.patches[level][t] + o[t]); ++i) {
+        const Index d = i / split - (i - o[t]) / split;
+        n += d >= -1 && d <= 1 ? 1 : 0;
+      }
+      at_offset *= static_cast<double>(n);
     }
-    const Offsets all = offsets(l);
-    const bool top = l + 1 == levels_.size();
+    pairs += at_offset;
+  }
+  return pairs;
+}
+
+// Flops of a field's moments, transfers and couplings, for each feature and column.
+double field_work(const PatchPlan& plan, const FieldSetup& field) {
+  double work = 0, below = static_cast<double>(backend::count(plan.sizes));
+  for (std::size_t l = 0; l < plan.patches.size(); ++l) {
+    const double r = static_cast<double>(field.levels()[l].basis),
+                 patches = static_cast<double>(backend::count(plan.patches[l]));
+    work += 4 * below * r + 2 * r * r * meeting_pairs(plan, l, field.meets()[l]);
+    below = patches * r;
+  }
+  return work;
+}
+
+// Offsets that meet on each level, those with `zeros`[t] equal to whether o_t is 0; all where `zeros` is empty.
+OffsetSets meeting_offsets(const PatchPlan& plan, const std::optional<std::array<bool, 3>>& zeros) {
+  OffsetSets sets;
+  for (std::size_t l = 0; l < plan.patches.size(); ++l) {
+    const Offsets all(plan.patches[l]);
+    const bool top = l + 1 == plan.patches.size();
+    std::vector<char> set;
     for (Index k = 0; k < all.size(); ++k) {
       const Axes o = all.at(k);
       // Patches whose parents are near are at most three apart; on the top all meet.
-      const bool meets = top || std::all_of(o.begin(), o.end(), [](Index v) { return v >= -3 && v <= 3; });
-      const std::vector<double>& c = from.coefficients[static_cast<std::size_t>(k)];
-      if (!Offsets::far(o) || !meets || std::all_of(c.begin(), c.end(), [](double v) { return v == 0; })) continue;
-      to.offsets.push_back(o);
-      for (const double v : c) to.coupling.push_back(static_cast<T>(v));
+      bool meets = Offsets::far(o);
+      for (std::size_t t = 0; t < 3; ++t) {
+        meets = meets && (top || (o[t] >= -3 && o[t] <= 3)) && (!zeros || (*zeros)[t] == (o[t] == 0));
+      }
+      set.push_back(meets ? 1 : 0);
     }
-    field.levels.push_back(std::move(to));
+    sets.push_back(std::move(set));
   }
-  // Nothing far: every far entry is 0, or small enough to be left out.
-  if (field.levels.front().basis > 0) grid.fields.push_back(std::move(field));
+  return sets;
+}
+
+// The whole set-up: one field for all far offsets, or one for each set of axes along which patches are level with each other.
+template <class T>
+class Builder {
+ public:
+  Builder(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind)
+      : plan_(plan), given_(table), table_(plan, table), tolerance_(tolerance), kind_(kind) {}
+
+  FarFieldForm<T> build() {
+    FarFieldForm<T> one = form_of({FieldSetup(plan_, table_, kind_, meeting_offsets(plan_, std::nullopt), rounded<T>)});
+    const bool several = std::count_if(plan_.sizes.begin(), plan_.sizes.end(), [](Index n) { return n > 1; }) > 1;
+    if (!several || (one.met && one.grid.fields.size() == 1 && one.grid.fields[0].levels[0].basis <= kEnough)) return one;
+    FarFieldForm<T> split = form_of(fields_by_axes());
+    return split.met && (!one.met || split.far_work < one.far_work) ? std::move(split) : std::move(one);
+  }
+
+ private:
+  // A basis of so few vectors is not worth dividing.
+  static constexpr Index kEnough = 40;
+
+  // Kinks along the axes (of the sum of absolute offsets, say) are between patches unless these are level: then most pairs are
+  // smooth, and the others few.
+  std::vector<FieldSetup> fields_by_axes() const {
+    std::vector<FieldSetup> fields;
+    for (int zeros = 0; zeros < 7; ++zeros) {
+      const std::array<bool, 3> level{(zeros & 1) != 0, (zeros & 2) != 0, (zeros & 4) != 0};
+      OffsetSets sets = meeting_offsets(plan_, level);
+      const bool any = std::any_of(sets.begin(), sets.end(),
+                                   [](const std::vector<char>& s) { return std::count(s.begin(), s.end(), 1) > 0; });
+      if (any) fields.emplace_back(plan_, table_, kind_, std::move(sets), rounded<T>);
+    }
+    return fields;
+  }
+
+  FarFieldForm<T> form_of(std::vector<FieldSetup> fields) const {
+    FarFieldForm<T> form;
+    form.near_pairs = near_pairs(plan_);
+    // Estimates choose, the certificate decides; vectors that do not matter at a thousandth of the tolerance are only looked at
+    // where the others do not do.
+    for (const double precision : {1e-3, 1e-6}) {
+      for (FieldSetup& field : fields) field.find_leaves(precision * tolerance_);
+      double share = 0.5;
+      for (int attempt = 0; attempt < 4; ++attempt) {
+        const double each = kind_ == ToleranceKind::row ? static_cast<double>(fields.size()) : 1.0;
+        if (!std::all_of(fields.begin(), fields.end(), [&](FieldSetup& f) { return f.choose(share * tolerance_ / each); }))
+          break;
+        certify(fields, form);
+        if (form.met) {
+          store(fields, form);
+          return form;
+        }
+        share *= std::clamp(0.5 * tolerance_ / certified(form), 0.01, 0.5);
+      }
+    }
+    std::ostringstream text;
+    if (form.certificate.row) {
+      text << "its form has a row error of " << *form.certificate.row;
+    } else {
+      text << "its far values have no low rank: more than " << kMostBasis << " basis vectors a patch";
+    }
+    form.reason = text.str();
+    return form;
+  }
+
+  double certified(const FarFieldForm<T>& form) const {
+    return kind_ == ToleranceKind::row     ? *form.certificate.row
+           : kind_ == ToleranceKind::entry ? *form.certificate.entry
+                                           : form.certificate.pointwise.value_or(2);
+  }
+
+  void certify(const std::vector<FieldSetup>& fields, FarFieldForm<T>& form) const {
+    const double half = std::is_same_v<T, float> ? 0.5 * std::numeric_limits<float>::epsilon() : 0.0;
+    double entry = 0, pointwise = 0;
+    std::vector<std::vector<double>> rows(plan_.patches.size());
+    for (const FieldSetup& field : fields) {
+      // A pair belongs to one field and has the errors of every level up to where it meets.
+      double field_entry = 0, field_pointwise = 0;
+      const std::vector<LevelErrors> errors = field.errors();
+      for (std::size_t l = 0; l < errors.size(); ++l) {
+        field_entry += *std::max_element(errors[l].entry.begin(), errors[l].entry.end());
+        field_pointwise += *std::max_element(errors[l].pointwise.begin(), errors[l].pointwise.end());
+        rows[l].resize(errors[l].row.size(), 0.0);
+        for (std::size_t k = 0; k < rows[l].size(); ++k) rows[l][k] += errors[l].row[k];
+      }
+      entry = std::max(entry, field_entry);
+      pointwise = std::max(pointwise, field_pointwise);
+    }
+    form.maybe_negative = std::count_if(given_.begin(), given_.end(), [&](double v) { return v > 0 && v < entry; });
+    form.certificate.row = worst_row(plan_, given_, rows) + half;
+    form.certificate.entry = table_.largest > 0 ? entry / table_.largest + half : 0.0;
+    form.certificate.pointwise.reset();
+    if (pointwise + half <= 1) form.certificate.pointwise = pointwise + half;
+    form.met = certified(form) <= tolerance_;
+  }
+
+  void store(const std::vector<FieldSetup>& fields, FarFieldForm<T>& form) const;
+
+  const PatchPlan& plan_;
+  const std::vector<double>& given_;
+  WholeTable table_;
+  double tolerance_;
+  ToleranceKind kind_;
+};
+
+template <class T>
+void Builder<T>::store(const std::vector<FieldSetup>& fields, FarFieldForm<T>& form) const {
+  backend::PatchedGrid<T>& grid = form.grid;
+  grid.sizes = plan_.sizes;
+  grid.patch = plan_.patch;
+  backend::lay_out_patches(given_, grid);
+  form.far_work = 0;
+  for (const FieldSetup& setup : fields) {
+    backend::PatchField<T> field;
+    for (std::size_t l = 0; l < setup.levels().size(); ++l) {
+      const Level& from = setup.levels()[l];
+      backend::PatchLevel<T> to;
+      to.patches = plan_.patches[l];
+      to.split = plan_.split[l];
+      to.basis = from.basis;
+      std::vector<T>& vectors = l == 0 ? field.leaf : to.transfer;
+      for (Index i = 0; i < from.rows; ++i) {
+        for (Index q = 0; q < from.basis; ++q) {
+          vectors.push_back(static_cast<T>(from.vectors[static_cast<std::size_t>(i * from.stride + q)]));
+        }
+      }
+      const Offsets all(plan_.patches[l]);
+      for (Index k = 0; k < all.size(); ++k) {
+        const std::vector<double>& c = from.coefficients[static_cast<std::size_t>(k)];
+        if (setup.meets()[l][static_cast<std::size_t>(k)] == 0 ||
+            std::all_of(c.begin(), c.end(), [](double v) { return v == 0; })) {
+          continue;
+        }
+        to.offsets.push_back(all.at(k));
+        for (const double v : c) to.coupling.push_back(static_cast<T>(v));
+      }
+      field.levels.push_back(std::move(to));
+    }
+    // Without vectors every far entry is 0, or small enough to be left out.
+    if (field.levels.front().basis == 0) continue;
+    form.far_work += field_work(plan_, setup);
+    grid.fields.push_back(std::move(field));
+  }
 }
 
 }  // namespace

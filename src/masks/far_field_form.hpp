@@ -22,6 +22,7 @@ struct FarFieldForm {
   // Offsets where M >= 0 is so small that M~ may be negative.
   Index maybe_negative = 0;
   double near_pairs = 0;         // pairs of points
+  double far_work = 0;           // flops of the far part for each feature and column
   std::size_t set_up_bytes = 0;  // bound on what making the form takes, with what is kept
 };
 

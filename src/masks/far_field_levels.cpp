@@ -77,27 +77,33 @@ void WholeTable::block(const Axes& o, const Axes& patch, double* out, Index stri
 
 namespace {
 
-// Random combinations of the columns of all blocks: each block's 32 go, with its weight, to one of kSketches places.
-constexpr Index kSketches = 5;
+// Random combinations of the columns of all blocks, with their weights: 32 of each go to one of kSketches places, or to every
+// place where blocks are few.
+constexpr Index kSketches = 6;
+constexpr Index kFewBlocks = 64;
 
-Eigen::MatrixXd sketch(const Offsets& offsets, Index rows, const BlockOf& block, const std::vector<double>& sizes,
-                       const Weights& weights) {
+Eigen::MatrixXd sketch(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
+                       const std::vector<double>& sizes, const Weights& weights) {
   const Index stride = padded_width(rows), width = kBlockPadding;
   std::vector<double> m(static_cast<std::size_t>(rows * stride)), signs(static_cast<std::size_t>(rows * width)),
       sums(static_cast<std::size_t>(kSketches * rows * width), 0.0);
+  const bool few = std::count(wanted.begin(), wanted.end(), 1) < kFewBlocks;
   Index turn = 0;
   for (Index k = 0; k < offsets.size(); ++k) {
     const double w = weights(sizes[static_cast<std::size_t>(k)]);
-    if (!Offsets::far(offsets.at(k)) || w == 0) continue;
+    if (wanted[static_cast<std::size_t>(k)] == 0 || w == 0) continue;
     block(k, m.data(), stride);
-    const Random random(17, static_cast<std::uint64_t>(k));
-    std::uint64_t bits = 0;
-    for (Index i = 0; i < rows * width; ++i, bits >>= 1) {
-      if (i % 64 == 0) bits = random.bits(static_cast<std::uint64_t>(i / 64));
-      signs[static_cast<std::size_t>(i)] = (bits & 1) != 0 ? w : -w;
+    for (Index repeat = 0; repeat < (few ? kSketches : 1); ++repeat) {
+      const Random random(17, static_cast<std::uint64_t>(k * kSketches + repeat));
+      std::uint64_t bits = 0;
+      for (Index i = 0; i < rows * width; ++i, bits >>= 1) {
+        if (i % 64 == 0) bits = random.bits(static_cast<std::uint64_t>(i / 64));
+        signs[static_cast<std::size_t>(i)] = (bits & 1) != 0 ? w : -w;
+      }
+      block_product(rows, width, rows, m.data(), stride, 1, signs.data(), width, sums.data() + turn * rows * width, width,
+                    true);
+      turn = (turn + 1) % kSketches;
     }
-    block_product(rows, width, rows, m.data(), stride, 1, signs.data(), width, sums.data() + turn * rows * width, width, true);
-    turn = (turn + 1) % kSketches;
   }
   Eigen::MatrixXd y(rows, kSketches * width);
   for (Index s = 0; s < kSketches; ++s) {
@@ -110,15 +116,16 @@ Eigen::MatrixXd sketch(const Offsets& offsets, Index rows, const BlockOf& block,
 
 }  // namespace
 
-Level full_level(const Offsets& offsets, Index rows, const BlockOf& block, const std::vector<double>& sizes,
-                 const Weights& weights, double tolerance, const std::function<double(double)>& round) {
+Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
+                 const std::vector<double>& sizes, const Weights& weights, double precision,
+                 const std::function<double(double)>& round) {
   Level level;
   level.rows = rows;
   level.coefficients.resize(static_cast<std::size_t>(offsets.size()));
-  const Eigen::MatrixXd y = sketch(offsets, rows, block, sizes, weights);
+  const Eigen::MatrixXd y = sketch(offsets, wanted, rows, block, sizes, weights);
   const Eigen::BDCSVD<Eigen::MatrixXd> svd(y, Eigen::ComputeThinU);
   const Eigen::VectorXd& s = svd.singularValues();
-  const double least = std::max(1e-3 * tolerance, 1e-15) * s[0];
+  const double least = std::max(precision, 1e-15) * s[0];
   while (level.basis < std::min<Index>(kMostBasis, s.size()) && s[level.basis] > least) ++level.basis;
   const Index r = level.basis, stride = level.stride = padded_width(r), from = padded_width(rows);
   level.vectors.assign(static_cast<std::size_t>(rows * stride), 0.0);
@@ -128,7 +135,7 @@ Level full_level(const Offsets& offsets, Index rows, const BlockOf& block, const
   std::vector<double> m(static_cast<std::size_t>(rows * from)), half(static_cast<std::size_t>(rows * stride)),
       whole(static_cast<std::size_t>(r * stride));
   for (Index k = 0; r > 0 && k < offsets.size(); ++k) {
-    if (!Offsets::far(offsets.at(k))) continue;
+    if (wanted[static_cast<std::size_t>(k)] == 0) continue;
     block(k, m.data(), from);
     block_product(rows, r, rows, m.data(), from, 1, level.vectors.data(), stride, half.data(), stride, false);
     block_product(r, r, rows, level.vectors.data(), 1, stride, half.data(), stride, whole.data(), stride, false);

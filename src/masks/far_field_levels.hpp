@@ -67,7 +67,7 @@ struct LevelErrors {
 struct Level {
   Index rows = 0, basis = 0, stride = 0;
   std::vector<double> vectors;
-  std::vector<std::vector<double>> coefficients;  // by offset; empty where not far
+  std::vector<std::vector<double>> coefficients;  // by offset; empty where not wanted
 };
 
 // How a block of entries, or of coefficients, [rows, stride], comes by offset.
@@ -85,12 +85,13 @@ struct Weights {
 };
 
 // The most basis vectors of a level.
-inline constexpr Index kMostBasis = 96;
+inline constexpr Index kMostBasis = 128;
 
-// Vectors by falling weight, at most kMostBasis and no more than matter at a hundredth of the tolerance, with the coefficients
-// of every far offset in them. round: to the type that is stored.
-Level full_level(const Offsets& offsets, Index rows, const BlockOf& block, const std::vector<double>& sizes,
-                 const Weights& weights, double tolerance, const std::function<double(double)>& round);
+// Vectors by falling weight, at most kMostBasis and those with at least `precision` of the first's weight, with the
+// coefficients of every wanted offset in them. round: to the type that is stored.
+Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
+                 const std::vector<double>& sizes, const Weights& weights, double precision,
+                 const std::function<double(double)>& round);
 
 // The number of leading vectors with which the estimate of the level's error is at most `tolerance`; kind row: of the sum over
 // all offsets relative to `sum`, entry: of the largest relative to `largest`, pointwise: relative to the block's smallest.

@@ -76,7 +76,7 @@ struct PatchScratch {
 // Features of a panel: as many as keep moments and locals in cache, or, where even five do not, in half of the scratch memory.
 template <class T>
 Index panel_features(const PatchedGrid<T>& grid, Index features, Index width, std::size_t scratch_bytes) {
-  const std::size_t each = static_cast<std::size_t>(2 * std::max<Index>(1, most_elements(grid)) * width) * sizeof(T);
+  const std::size_t each = static_cast<std::size_t>(2 * std::max<Index>(1, most_elements(grid) * width)) * sizeof(T);
   const auto in_cache = static_cast<Index>(kPanelBytes / each), in_memory = static_cast<Index>(scratch_bytes / 2 / each);
   const Index fits = std::clamp<Index>(std::max(in_cache, std::min<Index>(5, in_memory)), 1, kMostPanel);
   return std::min(features, (fits - 1) / 2 * 2 + 1);
