@@ -36,45 +36,47 @@ struct PatchLevel {
   std::vector<T> coupling;    // [offsets, R, R], row's basis vector first
 };
 
-// Far entries of one kind of pairs of patches. Row position a of a leaf reads basis vector q at [a, q], source position b at
-// [P - 1 - b, q]: since M depends on i - j, sources have the rows' bases mirrored, and so have their transfers.
-template <class T>
-struct PatchField {
-  std::vector<PatchLevel<T>> levels;
-  std::vector<T> leaf;  // [P, R of the leaves], P = count(patch)
-};
-
 // M_ij = t[i - j] on a grid cut into leaf patches (those at the upper ends may be smaller). Pairs of leaves with offsets of at
-// most 1 along every axis are near: exact tiles. Others meet on the highest level where their ancestors are not near, and there
-//   M_ij ≈ sum_qr row_q(i) K_qr source_r(j)      in the field that has their ancestors' offset.
+// most 1 along every axis are near, and with `cross` those with offset 0 along one of the last two: exact tiles. Others meet on
+// the highest level where their ancestors are not near, and there
+//   M_ij ≈ sum_qr row_q(i) K_qr source_r(j).
+// Row position a of a leaf reads basis vector q at leaf[a, q], source position b at leaf[P - 1 - b, q]: since M depends on i -
+// j, sources have the rows' bases mirrored, and so have their transfers.
 template <class T>
 struct PatchedGrid {
   Axes sizes{1, 1, 1}, patch{1, 1, 1};
-  std::vector<T> near, near_mirrored;      // t[o] and t[-o] for |o_t| < 2 patch_t: prod (4 patch_t - 1), row-major
-  std::vector<PatchField<T>> fields;       // all with the same patches on each level
+  bool cross = false;
+  // t[o] and t[-o] for the offsets of near pairs, |o_t| < 2 patch_t, with cross all; row-major.
+  std::vector<T> near, near_mirrored;
+  std::vector<PatchLevel<T>> levels;       // from the leaves up; none: nothing is far
+  std::vector<T> leaf;                     // [P, R of the leaves], P = count(patch)
   std::vector<Index> start;                // [leaves + 1]: where each leaf's points begin in patch order
   std::vector<std::int32_t> index;         // [L]: the row-major index of the points in patch order
   std::vector<std::int32_t> row_key, key;  // [L]: row_key[i] - key[j] = position of i - j in `near`, in patch order
 };
 
-// Fills what follows from sizes, patch and t (double, the whole table prod (2 sizes_t - 1)): near, start, index and keys.
+// Fills what follows from sizes, patch, cross and t (double, the whole table prod (2 sizes_t - 1)): near, start, index and
+// keys.
 template <class T>
 void lay_out_patches(const std::vector<double>& table, PatchedGrid<T>& grid);
 
-// How patches at offset `o` (row's minus source's) of patch `at` meet: calls visit(source) if the source is on the grid and
-// their parents are near or do not exist.
+// Whether patches at this offset may meet; otherwise they are left to the level below, or, as leaves, to the tiles.
+inline bool apart(const Axes& o, bool cross) {
+  const bool far = o[0] > 1 || o[0] < -1 || o[1] > 1 || o[1] < -1 || o[2] > 1 || o[2] < -1;
+  return far && !(cross && (o[1] == 0 || o[2] == 0));
+}
+// How patches at offset `o` (row's minus source's, apart) of patch `at` meet: calls visit(source) if the source is on the grid
+// and their parents are not apart or do not exist.
 template <class T, class F>
-void visit_source(const PatchLevel<T>& level, const PatchLevel<T>* parent, const Axes& at, const Axes& o, const F& visit) {
-  Axes source{};
-  bool close = true;
+void visit_source(const PatchLevel<T>& level, const PatchLevel<T>* parent, bool cross, const Axes& at, const Axes& o,
+                  const F& visit) {
+  Axes source{}, above{};
   for (std::size_t t = 0; t < 3; ++t) {
     source[t] = at[t] - o[t];
     if (source[t] < 0 || source[t] >= level.patches[t]) return;
-    if (parent == nullptr) continue;
-    const Index d = at[t] / parent->split[t] - source[t] / parent->split[t];
-    close = close && d <= 1 && d >= -1;
+    if (parent != nullptr) above[t] = at[t] / parent->split[t] - source[t] / parent->split[t];
   }
-  if (close) visit(source);
+  if (parent == nullptr || !apart(above, cross)) visit(source);
 }
 
 // y = M x, or Mᵀ x.

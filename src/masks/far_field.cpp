@@ -43,17 +43,16 @@ Report FarFieldEngine<T>::report(Shape shape) const {
   const double near = heads * f.near_pairs * 2 * (m + c);
   const double far = heads * f.far_work * std::max(1.0, m) * c;
   std::ostringstream reason;
-  for (const backend::PatchField<T>& field : f.grid.fields) {
-    reason << (&field == &f.grid.fields.front() ? "bases of " : "; ");
-    for (const backend::PatchLevel<T>& l : field.levels) reason << (&l == &field.levels.front() ? "" : ", ") << l.basis;
-  }
-  reason << (f.grid.fields.empty() ? "nothing far, " : " vectors by level, ") << "patches of " << backend::count(plan_.patch)
-         << " points, exact tiles between neighbours";
+  if (f.grid.levels.empty()) reason << "nothing far";
+  for (const backend::PatchLevel<T>& l : f.grid.levels)
+    reason << (&l == &f.grid.levels.front() ? "bases of " : ", ") << l.basis;
+  reason << (f.grid.levels.empty() ? ", " : " vectors by level, ") << "patches of " << backend::count(plan_.patch)
+         << " points, exact tiles between neighbours" << (f.grid.cross ? " and along the axes" : "");
   Report r;
   r.engine = "far-field";
   r.reason = reason.str();
   r.certificate = f.certificate;
-  r.terms = f.grid.fields.empty() ? 0 : f.grid.fields.front().levels.front().basis;
+  r.terms = f.grid.levels.empty() ? 0 : f.grid.levels.front().basis;
   r.fitted_negative = f.maybe_negative;
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
   r.flops = near + far;

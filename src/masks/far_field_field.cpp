@@ -1,4 +1,4 @@
-// One field of a far field: levels from the leaves up, and their errors.
+// The setting up of a far field: levels from the leaves up, and their errors.
 // SPDX-License-Identifier: Apache-2.0
 #include "masks/far_field_field.hpp"
 
@@ -120,10 +120,10 @@ Magnitudes FieldSetup::parent_sizes(std::size_t level, const Magnitudes& below) 
 void FieldSetup::find_leaves(double precision) {
   precision_ = precision;
   leaves_ = full_level(offsets(0), wanted_[0], backend::count(plan_.patch), leaf_block(), leaf_sizes_.largest, weights(),
-                       precision_, round_);
+                       precision_, kMostBasis, round_);
 }
 
-bool FieldSetup::choose(double tolerance) {
+bool FieldSetup::choose(double tolerance, Index most) {
   levels_.clear();
   sizes_ = {leaf_sizes_};
   double points = static_cast<double>(backend::count(plan_.patch));
@@ -136,7 +136,7 @@ bool FieldSetup::choose(double tolerance) {
       const Index rows = levels_.back().basis * backend::count(plan_.split[l]);
       if (rows > 0) {
         all = full_level(offsets(l), wanted_[l], rows, coefficient_block(l), sizes_.back().largest, weights(), precision_,
-                         round_);
+                         kMostUpperBasis, round_);
       }
       all.rows = rows;
       all.coefficients.resize(static_cast<std::size_t>(offsets(l).size()));
@@ -145,7 +145,7 @@ bool FieldSetup::choose(double tolerance) {
     // Bounds above the leaves are several times the errors themselves.
     const double mine = tolerance * (l == 0 ? 0.5 : 0.15 / tops);
     const Index basis = needed_basis(from, offsets(l), sizes_.back(), table_, points, kind_, mine);
-    if (basis >= kMostBasis) return false;
+    if (basis >= (l == 0 ? most : kMostUpperBasis)) return false;
     levels_.push_back(leading(from, basis, round_));
   }
   return true;

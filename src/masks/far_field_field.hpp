@@ -1,4 +1,4 @@
-// One field of a far field: the offsets it serves, its nested bases, and the errors of what is stored.
+// The setting up of a far field: the offsets it serves, its nested bases, and the errors of what is stored.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -27,8 +27,9 @@ class FieldSetup {
 
   // Finds the leaves' vectors, those of at least `precision` of the first's weight.
   void find_leaves(double precision);
-  // Sets the levels by estimates for a tolerance; false where some level would need more vectors than there may be.
-  bool choose(double tolerance);
+  // Sets the levels by estimates for a tolerance; false where leaves would need `most` vectors, or some level more than there
+  // may be.
+  bool choose(double tolerance, Index most);
 
   const std::vector<Level>& levels() const { return levels_; }
   const OffsetSets& meets() const { return meets_; }

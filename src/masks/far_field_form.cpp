@@ -8,7 +8,6 @@
 
 #include <array>
 #include <limits>
-#include <optional>
 #include <sstream>
 
 #include "backend/block_product.hpp"
@@ -59,18 +58,22 @@ PatchPlan patch_plan(const std::vector<Index>& sizes) {
   return plan;
 }
 
-double near_pairs(const PatchPlan& plan) {
-  double pairs = 1;
+double near_pairs(const PatchPlan& plan, bool cross) {
+  double pairs = 1, same[3], close[3];  // pairs of points of one axis in one patch, in neighbours
   for (std::size_t t = 0; t < 3; ++t) {
-    double axis = 0;
     const Index n = plan.sizes[t], p = plan.patch[t], patches = plan.patches.front()[t];
     const auto begin = [&](Index k) { return std::min(n, std::max<Index>(0, k) * p); };
+    same[t] = close[t] = 0;
     for (Index k = 0; k < patches; ++k) {
-      axis += static_cast<double>(begin(k + 1) - begin(k)) * static_cast<double>(begin(k + 2) - begin(k - 1));
+      const double own = static_cast<double>(begin(k + 1) - begin(k));
+      same[t] += own * own;
+      close[t] += own * static_cast<double>(begin(k + 2) - begin(k - 1));
     }
-    pairs *= axis;
+    pairs *= close[t];
   }
-  return pairs;
+  if (!cross) return pairs;
+  const auto all = [&](std::size_t t) { return static_cast<double>(plan.sizes[t]) * static_cast<double>(plan.sizes[t]); };
+  return pairs + same[1] * (all(2) - close[2]) + same[2] * (all(1) - close[1]);
 }
 
 bool is_rough(const PatchPlan& plan, const std::vector<double>& table, double tolerance) {
@@ -201,63 +204,65 @@ double worst_row(const PatchPlan& plan, const std::vector<double>& table, const 
   return worst;
 }
 
-// Pairs of patches of a level that meet at one of these offsets.
-double meeting_pairs(const PatchPlan& plan, std::size_t level, const std::vector<char>& set) {
-  const Offsets all(plan.patches[level]);
+// Pairs of patches of a level at offset o that meet there: those on the grid whose parents are not apart.
+double meeting_pairs(const PatchPlan& plan, std::size_t level, const Axes& o, bool cross) {
   const bool top = level + 1 == plan.patches.size();
+  // Along each axis the parents' offset is one of two.
+  struct Parents {
+    Index low = 0;
+    double count[2] = {0, 0};
+  };
+  std::array<Parents, 3> parents;
+  for (std::size_t t = 0; t < 3; ++t) {
+    const Index n = plan.patches[level][t], split = top ? 1 : plan.split[level + 1][t];
+    Parents& p = parents[t];
+    p.low = o[t] >= 0 ? o[t] / split : -((-o[t] + split - 1) / split);
+    for (Index i = std::max<Index>(0, o[t]); i < std::min(n, n + o[t]); ++i) ++p.count[i / split - (i - o[t]) / split - p.low];
+  }
   double pairs = 0;
-  for (Index k = 0; k < all.size(); ++k) {
-    if (set[static_cast<std::size_t>(k)] == 0) continue;
-    const Axes o = all.at(k);
-    double at_offset = 1;
-    for (std::size_t t = 0; t < 3; ++t) {
-      const Index split = top ? plan.patches[level][t] : plan.split[level + 1][t];
-      Index n = 0;
-      for (Index i = std::max<Index>(0, o[t]); i < std::min(plan.patches[level][t], plan.patches[level][t] + o[t]); ++i) {
-        const Index d = i / split - (i - o[t]) / split;
-        n += d >= -1 && d <= 1 ? 1 : 0;
-      }
-      at_offset *= static_cast<double>(n);
-    }
-    pairs += at_offset;
+  for (std::size_t k = 0; k < 8; ++k) {
+    const std::size_t a = k & 1, b = (k >> 1) & 1, c = k >> 2;
+    const Axes above{parents[0].low + static_cast<Index>(a), parents[1].low + static_cast<Index>(b),
+                     parents[2].low + static_cast<Index>(c)};
+    if (top || !backend::apart(above, cross)) pairs += parents[0].count[a] * parents[1].count[b] * parents[2].count[c];
   }
   return pairs;
 }
 
 // Flops of a field's moments, transfers and couplings, for each feature and column.
-double field_work(const PatchPlan& plan, const FieldSetup& field) {
+double field_work(const PatchPlan& plan, const FieldSetup& field, bool cross) {
   double work = 0, below = static_cast<double>(backend::count(plan.sizes));
   for (std::size_t l = 0; l < plan.patches.size(); ++l) {
+    const Offsets all(plan.patches[l]);
     const double r = static_cast<double>(field.levels()[l].basis),
                  patches = static_cast<double>(backend::count(plan.patches[l]));
-    work += 4 * below * r + 2 * r * r * meeting_pairs(plan, l, field.meets()[l]);
+    work += 4 * below * r;
+    for (Index k = 0; k < all.size(); ++k) {
+      if (field.meets()[l][static_cast<std::size_t>(k)] != 0) work += 2 * r * r * meeting_pairs(plan, l, all.at(k), cross);
+    }
     below = patches * r;
   }
   return work;
 }
 
-// Offsets that meet on each level, those with `zeros`[t] equal to whether o_t is 0; all where `zeros` is empty.
-OffsetSets meeting_offsets(const PatchPlan& plan, const std::optional<std::array<bool, 3>>& zeros) {
+// Offsets at which some pair of patches meets, by level.
+OffsetSets meeting_offsets(const PatchPlan& plan, bool cross) {
   OffsetSets sets;
   for (std::size_t l = 0; l < plan.patches.size(); ++l) {
     const Offsets all(plan.patches[l]);
-    const bool top = l + 1 == plan.patches.size();
     std::vector<char> set;
     for (Index k = 0; k < all.size(); ++k) {
       const Axes o = all.at(k);
-      // Patches whose parents are near are at most three apart; on the top all meet.
-      bool meets = Offsets::far(o);
-      for (std::size_t t = 0; t < 3; ++t) {
-        meets = meets && (top || (o[t] >= -3 && o[t] <= 3)) && (!zeros || (*zeros)[t] == (o[t] == 0));
-      }
-      set.push_back(meets ? 1 : 0);
+      set.push_back(backend::apart(o, cross) && meeting_pairs(plan, l, o, cross) > 0 ? 1 : 0);
     }
     sets.push_back(std::move(set));
   }
   return sets;
 }
 
-// The whole set-up: one field for all far offsets, or one for each set of axes along which patches are level with each other.
+// The whole set-up. Functions of the sum of absolute offsets, say, have kinks along the axes. Between patches that are not
+// level with each other these do not show: where all far offsets together need many vectors, level pairs of a grid of two axes
+// go to the tiles, an n-th of all pairs for patches n to an axis, and the rest needs few.
 template <class T>
 class Builder {
  public:
@@ -265,46 +270,32 @@ class Builder {
       : plan_(plan), given_(table), table_(plan, table), tolerance_(tolerance), kind_(kind) {}
 
   FarFieldForm<T> build() {
-    FarFieldForm<T> one = form_of({FieldSetup(plan_, table_, kind_, meeting_offsets(plan_, std::nullopt), rounded<T>)});
-    const bool several = std::count_if(plan_.sizes.begin(), plan_.sizes.end(), [](Index n) { return n > 1; }) > 1;
-    if (!several || (one.met && one.grid.fields.size() == 1 && one.grid.fields[0].levels[0].basis <= kEnough)) return one;
-    FarFieldForm<T> split = form_of(fields_by_axes());
-    return split.met && (!one.met || split.far_work < one.far_work) ? std::move(split) : std::move(one);
+    const bool may_cross = plan_.sizes[0] == 1 && plan_.sizes[1] > 1;
+    FarFieldForm<T> all = form_of(false, may_cross ? kEnough : kMostBasis);
+    if (all.met || !may_cross) return all;
+    FarFieldForm<T> cross = form_of(true, kMostBasis);
+    if (cross.met) return cross;
+    return form_of(false, kMostBasis);
   }
 
  private:
-  // A basis of so few vectors is not worth dividing.
-  static constexpr Index kEnough = 40;
+  // A basis of so few vectors of a leaf is better than level pairs by tiles.
+  static constexpr Index kEnough = 48;
 
-  // Kinks along the axes (of the sum of absolute offsets, say) are between patches unless these are level: then most pairs are
-  // smooth, and the others few.
-  std::vector<FieldSetup> fields_by_axes() const {
-    std::vector<FieldSetup> fields;
-    for (int zeros = 0; zeros < 7; ++zeros) {
-      const std::array<bool, 3> level{(zeros & 1) != 0, (zeros & 2) != 0, (zeros & 4) != 0};
-      OffsetSets sets = meeting_offsets(plan_, level);
-      const bool any = std::any_of(sets.begin(), sets.end(),
-                                   [](const std::vector<char>& s) { return std::count(s.begin(), s.end(), 1) > 0; });
-      if (any) fields.emplace_back(plan_, table_, kind_, std::move(sets), rounded<T>);
-    }
-    return fields;
-  }
-
-  FarFieldForm<T> form_of(std::vector<FieldSetup> fields) const {
+  FarFieldForm<T> form_of(bool cross, Index most) const {
     FarFieldForm<T> form;
-    form.near_pairs = near_pairs(plan_);
+    form.near_pairs = near_pairs(plan_, cross);
+    form.grid.cross = cross;
+    FieldSetup field(plan_, table_, kind_, meeting_offsets(plan_, cross), rounded<T>);
     // Estimates choose, the certificate decides; vectors that do not matter at a thousandth of the tolerance are only looked at
     // where the others do not do.
     for (const double precision : {1e-3, 1e-6}) {
-      for (FieldSetup& field : fields) field.find_leaves(precision * tolerance_);
+      field.find_leaves(precision * tolerance_);
       double share = 0.5;
-      for (int attempt = 0; attempt < 4; ++attempt) {
-        const double each = kind_ == ToleranceKind::row ? static_cast<double>(fields.size()) : 1.0;
-        if (!std::all_of(fields.begin(), fields.end(), [&](FieldSetup& f) { return f.choose(share * tolerance_ / each); }))
-          break;
-        certify(fields, form);
+      for (int attempt = 0; attempt < 4 && field.choose(share * tolerance_, most); ++attempt) {
+        certify(field, form);
         if (form.met) {
-          store(fields, form);
+          store(field, form);
           return form;
         }
         share *= std::clamp(0.5 * tolerance_ / certified(form), 0.01, 0.5);
@@ -314,7 +305,7 @@ class Builder {
     if (form.certificate.row) {
       text << "its form has a row error of " << *form.certificate.row;
     } else {
-      text << "its far values have no low rank: more than " << kMostBasis << " basis vectors a patch";
+      text << "its far values have no low rank: more than " << most << " basis vectors a patch";
     }
     form.reason = text.str();
     return form;
@@ -326,22 +317,15 @@ class Builder {
                                            : form.certificate.pointwise.value_or(2);
   }
 
-  void certify(const std::vector<FieldSetup>& fields, FarFieldForm<T>& form) const {
+  void certify(const FieldSetup& field, FarFieldForm<T>& form) const {
     const double half = std::is_same_v<T, float> ? 0.5 * std::numeric_limits<float>::epsilon() : 0.0;
     double entry = 0, pointwise = 0;
-    std::vector<std::vector<double>> rows(plan_.patches.size());
-    for (const FieldSetup& field : fields) {
-      // A pair belongs to one field and has the errors of every level up to where it meets.
-      double field_entry = 0, field_pointwise = 0;
-      const std::vector<LevelErrors> errors = field.errors();
-      for (std::size_t l = 0; l < errors.size(); ++l) {
-        field_entry += *std::max_element(errors[l].entry.begin(), errors[l].entry.end());
-        field_pointwise += *std::max_element(errors[l].pointwise.begin(), errors[l].pointwise.end());
-        rows[l].resize(errors[l].row.size(), 0.0);
-        for (std::size_t k = 0; k < rows[l].size(); ++k) rows[l][k] += errors[l].row[k];
-      }
-      entry = std::max(entry, field_entry);
-      pointwise = std::max(pointwise, field_pointwise);
+    std::vector<std::vector<double>> rows;
+    // A pair has the errors of every level up to where it meets.
+    for (const LevelErrors& e : field.errors()) {
+      entry += *std::max_element(e.entry.begin(), e.entry.end());
+      pointwise += *std::max_element(e.pointwise.begin(), e.pointwise.end());
+      rows.push_back(e.row);
     }
     form.maybe_negative = std::count_if(given_.begin(), given_.end(), [&](double v) { return v > 0 && v < entry; });
     form.certificate.row = worst_row(plan_, given_, rows) + half;
@@ -351,7 +335,7 @@ class Builder {
     form.met = certified(form) <= tolerance_;
   }
 
-  void store(const std::vector<FieldSetup>& fields, FarFieldForm<T>& form) const;
+  void store(const FieldSetup& field, FarFieldForm<T>& form) const;
 
   const PatchPlan& plan_;
   const std::vector<double>& given_;
@@ -361,42 +345,35 @@ class Builder {
 };
 
 template <class T>
-void Builder<T>::store(const std::vector<FieldSetup>& fields, FarFieldForm<T>& form) const {
+void Builder<T>::store(const FieldSetup& setup, FarFieldForm<T>& form) const {
   backend::PatchedGrid<T>& grid = form.grid;
   grid.sizes = plan_.sizes;
   grid.patch = plan_.patch;
   backend::lay_out_patches(given_, grid);
-  form.far_work = 0;
-  for (const FieldSetup& setup : fields) {
-    backend::PatchField<T> field;
-    for (std::size_t l = 0; l < setup.levels().size(); ++l) {
-      const Level& from = setup.levels()[l];
-      backend::PatchLevel<T> to;
-      to.patches = plan_.patches[l];
-      to.split = plan_.split[l];
-      to.basis = from.basis;
-      std::vector<T>& vectors = l == 0 ? field.leaf : to.transfer;
-      for (Index i = 0; i < from.rows; ++i) {
-        for (Index q = 0; q < from.basis; ++q) {
-          vectors.push_back(static_cast<T>(from.vectors[static_cast<std::size_t>(i * from.stride + q)]));
-        }
+  // Without vectors every far entry is 0, or small enough to be left out.
+  if (setup.levels().front().basis == 0) return;
+  form.far_work = field_work(plan_, setup, grid.cross);
+  for (std::size_t l = 0; l < setup.levels().size(); ++l) {
+    const Level& from = setup.levels()[l];
+    backend::PatchLevel<T> to;
+    to.patches = plan_.patches[l];
+    to.split = plan_.split[l];
+    to.basis = from.basis;
+    std::vector<T>& vectors = l == 0 ? grid.leaf : to.transfer;
+    for (Index i = 0; i < from.rows; ++i) {
+      for (Index q = 0; q < from.basis; ++q) {
+        vectors.push_back(static_cast<T>(from.vectors[static_cast<std::size_t>(i * from.stride + q)]));
       }
-      const Offsets all(plan_.patches[l]);
-      for (Index k = 0; k < all.size(); ++k) {
-        const std::vector<double>& c = from.coefficients[static_cast<std::size_t>(k)];
-        if (setup.meets()[l][static_cast<std::size_t>(k)] == 0 ||
-            std::all_of(c.begin(), c.end(), [](double v) { return v == 0; })) {
-          continue;
-        }
-        to.offsets.push_back(all.at(k));
-        for (const double v : c) to.coupling.push_back(static_cast<T>(v));
-      }
-      field.levels.push_back(std::move(to));
     }
-    // Without vectors every far entry is 0, or small enough to be left out.
-    if (field.levels.front().basis == 0) continue;
-    form.far_work += field_work(plan_, setup);
-    grid.fields.push_back(std::move(field));
+    const Offsets all(plan_.patches[l]);
+    for (Index k = 0; k < all.size(); ++k) {
+      const std::vector<double>& c = from.coefficients[static_cast<std::size_t>(k)];
+      const bool meets = setup.meets()[l][static_cast<std::size_t>(k)] != 0;
+      if (!meets || std::all_of(c.begin(), c.end(), [](double v) { return v == 0; })) continue;
+      to.offsets.push_back(all.at(k));
+      for (const double v : c) to.coupling.push_back(static_cast<T>(v));
+    }
+    grid.levels.push_back(std::move(to));
   }
 }
 

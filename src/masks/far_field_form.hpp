@@ -35,8 +35,8 @@ struct PatchPlan {
 };
 PatchPlan patch_plan(const std::vector<Index>& sizes);
 
-// Pairs of points in the same or in neighbouring leaves.
-double near_pairs(const PatchPlan& plan);
+// Pairs of points in the same or in neighbouring leaves; with cross (two axes) also in leaves level along an axis.
+double near_pairs(const PatchPlan& plan, bool cross = false);
 
 // Whether values far from the centre change from point to point without any low rank, from a block of about 64 points: about a
 // millisecond, whatever the grid.

@@ -77,24 +77,26 @@ void WholeTable::block(const Axes& o, const Axes& patch, double* out, Index stri
 
 namespace {
 
-// Random combinations of the columns of all blocks, with their weights: 32 of each go to one of kSketches places, or to every
-// place where blocks are few.
-constexpr Index kSketches = 6;
+// Random combinations of the columns of all blocks, with their weights: 32 of each go to one of several places, or to every
+// place where blocks are few. There are as many places as all rows take, and one more; at most so many as the largest basis
+// takes.
+constexpr Index kMostPlaces = 12;
 constexpr Index kFewBlocks = 64;
 
 Eigen::MatrixXd sketch(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
                        const std::vector<double>& sizes, const Weights& weights) {
   const Index stride = padded_width(rows), width = kBlockPadding;
+  const Index places = std::min(kMostPlaces, rows / width + 2);
   std::vector<double> m(static_cast<std::size_t>(rows * stride)), signs(static_cast<std::size_t>(rows * width)),
-      sums(static_cast<std::size_t>(kSketches * rows * width), 0.0);
+      sums(static_cast<std::size_t>(places * rows * width), 0.0);
   const bool few = std::count(wanted.begin(), wanted.end(), 1) < kFewBlocks;
   Index turn = 0;
   for (Index k = 0; k < offsets.size(); ++k) {
     const double w = weights(sizes[static_cast<std::size_t>(k)]);
     if (wanted[static_cast<std::size_t>(k)] == 0 || w == 0) continue;
     block(k, m.data(), stride);
-    for (Index repeat = 0; repeat < (few ? kSketches : 1); ++repeat) {
-      const Random random(17, static_cast<std::uint64_t>(k * kSketches + repeat));
+    for (Index repeat = 0; repeat < (few ? places : 1); ++repeat) {
+      const Random random(17, static_cast<std::uint64_t>(k * places + repeat));
       std::uint64_t bits = 0;
       for (Index i = 0; i < rows * width; ++i, bits >>= 1) {
         if (i % 64 == 0) bits = random.bits(static_cast<std::uint64_t>(i / 64));
@@ -102,11 +104,11 @@ Eigen::MatrixXd sketch(const Offsets& offsets, const std::vector<char>& wanted, 
       }
       block_product(rows, width, rows, m.data(), stride, 1, signs.data(), width, sums.data() + turn * rows * width, width,
                     true);
-      turn = (turn + 1) % kSketches;
+      turn = (turn + 1) % places;
     }
   }
-  Eigen::MatrixXd y(rows, kSketches * width);
-  for (Index s = 0; s < kSketches; ++s) {
+  Eigen::MatrixXd y(rows, places * width);
+  for (Index s = 0; s < places; ++s) {
     for (Index i = 0; i < rows; ++i) {
       for (Index j = 0; j < width; ++j) y(i, s * width + j) = sums[static_cast<std::size_t>((s * rows + i) * width + j)];
     }
@@ -117,7 +119,7 @@ Eigen::MatrixXd sketch(const Offsets& offsets, const std::vector<char>& wanted, 
 }  // namespace
 
 Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
-                 const std::vector<double>& sizes, const Weights& weights, double precision,
+                 const std::vector<double>& sizes, const Weights& weights, double precision, Index most,
                  const std::function<double(double)>& round) {
   Level level;
   level.rows = rows;
@@ -126,7 +128,7 @@ Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index 
   const Eigen::BDCSVD<Eigen::MatrixXd> svd(y, Eigen::ComputeThinU);
   const Eigen::VectorXd& s = svd.singularValues();
   const double least = std::max(precision, 1e-15) * s[0];
-  while (level.basis < std::min<Index>(kMostBasis, s.size()) && s[level.basis] > least) ++level.basis;
+  while (level.basis < std::min<Index>(most, s.size()) && s[level.basis] > least) ++level.basis;
   const Index r = level.basis, stride = level.stride = padded_width(r), from = padded_width(rows);
   level.vectors.assign(static_cast<std::size_t>(rows * stride), 0.0);
   for (Index i = 0; i < rows; ++i) {

@@ -32,9 +32,6 @@ struct Offsets {
     for (std::size_t t = 0; t < 3; ++t) o[t] += patches[t] - 1;
     return backend::flat(o, sizes);
   }
-  static bool far(const Axes& o) {
-    return std::any_of(o.begin(), o.end(), [](Index v) { return v > 1 || v < -1; });
-  }
 };
 
 // The table continued smoothly to every offset of two points of whole patches, n_t patches of p_t points along axis t.
@@ -84,13 +81,13 @@ struct Weights {
   }
 };
 
-// The most basis vectors of a level.
-inline constexpr Index kMostBasis = 128;
+// The most basis vectors of a level. Above the leaves kinks along an axis need as many as a patch is wide, and patches are few.
+inline constexpr Index kMostBasis = 128, kMostUpperBasis = 320;
 
-// Vectors by falling weight, at most kMostBasis and those with at least `precision` of the first's weight, with the
+// Vectors by falling weight, at most `most` and those with at least `precision` of the first's weight, with the
 // coefficients of every wanted offset in them. round: to the type that is stored.
 Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
-                 const std::vector<double>& sizes, const Weights& weights, double precision,
+                 const std::vector<double>& sizes, const Weights& weights, double precision, Index most,
                  const std::function<double(double)>& round);
 
 // The number of leading vectors with which the estimate of the level's error is at most `tolerance`; kind row: of the sum over

@@ -11,7 +11,7 @@ void lay_out_patches(const std::vector<double>& table, PatchedGrid<T>& grid) {
   Axes patches{}, widths{}, reach{}, table_sizes{};
   for (std::size_t t = 0; t < 3; ++t) {
     patches[t] = (grid.sizes[t] + grid.patch[t] - 1) / grid.patch[t];
-    reach[t] = 2 * grid.patch[t] - 1;
+    reach[t] = grid.cross ? grid.sizes[t] - 1 : 2 * grid.patch[t] - 1;
     widths[t] = 2 * reach[t] + 1;
     table_sizes[t] = 2 * grid.sizes[t] - 1;
   }

@@ -12,23 +12,23 @@
 
 namespace espalier::backend {
 
-// Moments (what sources give) and locals (what rows read) of every patch of every level, [R, lanes] each, for one field and
-// `lanes` independent columns, a multiple of kBlockPadding.
+// Moments (what sources give) and locals (what rows read) of every patch of every level, [R, lanes] each, for `lanes`
+// independent columns, a multiple of kBlockPadding.
 template <class T>
 class PatchPass {
  public:
-  PatchPass(const PatchField<T>& field, bool transpose, Index lanes, T* memory)
-      : field_(field), transpose_(transpose), lanes_(lanes), moments_(memory), locals_(memory + elements(field) * lanes) {
+  PatchPass(const PatchedGrid<T>& grid, bool transpose, Index lanes, T* memory)
+      : grid_(grid), transpose_(transpose), lanes_(lanes), moments_(memory), locals_(memory + elements(grid) * lanes) {
     Index at = 0;
-    for (const PatchLevel<T>& l : field.levels) {
+    for (const PatchLevel<T>& l : grid.levels) {
       begin_.push_back(at);
       at += count(l.patches) * l.basis;
     }
   }
   // Basis vectors of all patches: moments, or locals, take this many elements a lane.
-  static Index elements(const PatchField<T>& field) {
+  static Index elements(const PatchedGrid<T>& grid) {
     Index n = 0;
-    for (const PatchLevel<T>& l : field.levels) n += count(l.patches) * l.basis;
+    for (const PatchLevel<T>& l : grid.levels) n += count(l.patches) * l.basis;
     return n;
   }
 
@@ -37,21 +37,21 @@ class PatchPass {
 
   // From the leaves' moments to the leaves' locals.
   void run(const Context<Cpu>& context) const {
-    const std::size_t top = field_.levels.size() - 1;
+    const std::size_t top = grid_.levels.size() - 1;
     for (std::size_t l = 1; l <= top; ++l) over_patches(l, context, &PatchPass::gather_children);
     for (std::size_t l = 0; l <= top; ++l) over_patches(l, context, &PatchPass::couple);
     for (std::size_t l = top; l > 0; --l) over_patches(l, context, &PatchPass::give_children);
   }
 
  private:
-  Index slot(std::size_t level, Index patch) const { return (begin_[level] + patch * field_.levels[level].basis) * lanes_; }
+  Index slot(std::size_t level, Index patch) const { return (begin_[level] + patch * grid_.levels[level].basis) * lanes_; }
   void over_patches(std::size_t level, const Context<Cpu>& context, void (PatchPass::*task)(std::size_t, Index) const) const {
-    parallel_for(context, count(field_.levels[level].patches), [&](Index patch, int) { (this->*task)(level, patch); });
+    parallel_for(context, count(grid_.levels[level].patches), [&](Index patch, int) { (this->*task)(level, patch); });
   }
   // visit(child's number in the level below, its transfer as rows use it, as sources do).
   template <class F>
   void visit_children(std::size_t level, Index patch, const F& visit) const {
-    const PatchLevel<T>&l = field_.levels[level], &below = field_.levels[level - 1];
+    const PatchLevel<T>&l = grid_.levels[level], &below = grid_.levels[level - 1];
     const Axes at = place(patch, l.patches);
     const Index children = count(l.split), size = below.basis * l.basis;
     for (Index c = 0; c < children; ++c) {
@@ -68,7 +68,7 @@ class PatchPass {
   }
 
   void gather_children(std::size_t level, Index patch) const {
-    const Index above = field_.levels[level].basis, below = field_.levels[level - 1].basis;
+    const Index above = grid_.levels[level].basis, below = grid_.levels[level - 1].basis;
     bool first = true;
     visit_children(level, patch, [&](Index child, const T*, const T* by_source) {
       block_product(above, lanes_, below, by_source, 1, above, moments(level - 1, child), lanes_, moments(level, patch), lanes_,
@@ -77,15 +77,15 @@ class PatchPass {
     });
   }
   void give_children(std::size_t level, Index patch) const {
-    const Index above = field_.levels[level].basis, below = field_.levels[level - 1].basis;
+    const Index above = grid_.levels[level].basis, below = grid_.levels[level - 1].basis;
     visit_children(level, patch, [&](Index child, const T* by_row, const T*) {
       block_product(below, lanes_, above, by_row, above, 1, locals(level, patch), lanes_, locals(level - 1, child), lanes_,
                     true);
     });
   }
   void couple(std::size_t level, Index patch) const {
-    const PatchLevel<T>& l = field_.levels[level];
-    const PatchLevel<T>* parent = level + 1 < field_.levels.size() ? &field_.levels[level + 1] : nullptr;
+    const PatchLevel<T>& l = grid_.levels[level];
+    const PatchLevel<T>* parent = level + 1 < grid_.levels.size() ? &grid_.levels[level + 1] : nullptr;
     const Axes at = place(patch, l.patches);
     const Index r = l.basis;
     T* to = locals(level, patch);
@@ -93,7 +93,7 @@ class PatchPass {
     for (std::size_t k = 0; k < l.offsets.size(); ++k) {
       Axes o = l.offsets[k];
       if (transpose_) o = {-o[0], -o[1], -o[2]};
-      visit_source(l, parent, at, o, [&](const Axes& source) {
+      visit_source(l, parent, grid_.cross, at, o, [&](const Axes& source) {
         const T* coupling = l.coupling.data() + static_cast<Index>(k) * r * r;
         block_product(r, lanes_, r, coupling, transpose_ ? 1 : r, transpose_ ? r : 1, moments(level, flat(source, l.patches)),
                       lanes_, to, lanes_, !first);
@@ -103,7 +103,7 @@ class PatchPass {
     if (first) std::fill_n(to, r * lanes_, T(0));
   }
 
-  const PatchField<T>& field_;
+  const PatchedGrid<T>& grid_;
   bool transpose_;
   Index lanes_;
   T* moments_;

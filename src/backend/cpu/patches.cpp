@@ -41,26 +41,13 @@ struct PatchCall {
   Index points(Index leaf) const { return begin(leaf + 1) - begin(leaf); }
 };
 
-template <class T>
-Index most_basis(const PatchedGrid<T>& grid) {
-  Index most = 0;
-  for (const PatchField<T>& f : grid.fields) most = std::max(most, f.levels.front().basis);
-  return most;
-}
-template <class T>
-Index most_elements(const PatchedGrid<T>& grid) {
-  Index most = 0;
-  for (const PatchField<T>& f : grid.fields) most = std::max(most, PatchPass<T>::elements(f));
-  return most;
-}
-
 // Scratch of one worker, in elements.
 template <class T>
 struct PatchScratch {
   Index size = 0;
   Index basis, weighted, sums, y;
   PatchScratch(const PatchedGrid<T>& grid, Index panel, Index features, Index columns) {
-    const Index points = count(grid.patch), most = most_basis(grid);
+    const Index points = count(grid.patch), most = grid.levels.empty() ? 0 : grid.levels.front().basis;
     basis = take(points * most);
     weighted = take(points * most * panel);
     sums = take(points * padded_width(std::max<Index>(1, features)));
@@ -76,7 +63,7 @@ struct PatchScratch {
 // Features of a panel: as many as keep moments and locals in cache, or, where even five do not, in half of the scratch memory.
 template <class T>
 Index panel_features(const PatchedGrid<T>& grid, Index features, Index width, std::size_t scratch_bytes) {
-  const std::size_t each = static_cast<std::size_t>(2 * std::max<Index>(1, most_elements(grid) * width)) * sizeof(T);
+  const std::size_t each = static_cast<std::size_t>(2 * std::max<Index>(1, PatchPass<T>::elements(grid) * width)) * sizeof(T);
   const auto in_cache = static_cast<Index>(kPanelBytes / each), in_memory = static_cast<Index>(scratch_bytes / 2 / each);
   const Index fits = std::clamp<Index>(std::max(in_cache, std::min<Index>(5, in_memory)), 1, kMostPanel);
   return std::min(features, (fits - 1) / 2 * 2 + 1);
@@ -84,15 +71,15 @@ Index panel_features(const PatchedGrid<T>& grid, Index features, Index width, st
 
 // Basis vectors at the points of a leaf, [points, R]: as rows read them, or as sources do.
 template <class T>
-void leaf_basis(const PatchedGrid<T>& grid, const PatchField<T>& field, Index leaf, bool mirrored, T* out) {
-  const PatchLevel<T>& l = field.levels.front();
+void leaf_basis(const PatchedGrid<T>& grid, Index leaf, bool mirrored, T* out) {
+  const PatchLevel<T>& l = grid.levels.front();
   const Axes at = place(leaf, l.patches);
   Axes size{};
   for (std::size_t t = 0; t < 3; ++t) size[t] = std::min(grid.patch[t], grid.sizes[t] - at[t] * grid.patch[t]);
   const Index points = count(size), all = count(grid.patch);
   for (Index i = 0; i < points; ++i, out += l.basis) {
     const Index in_patch = flat(place(i, size), grid.patch);
-    std::copy_n(field.leaf.data() + (mirrored ? all - 1 - in_patch : in_patch) * l.basis, l.basis, out);
+    std::copy_n(grid.leaf.data() + (mirrored ? all - 1 - in_patch : in_patch) * l.basis, l.basis, out);
   }
 }
 
@@ -110,10 +97,9 @@ void add_rows(const T* from, Index from_stride, Index rows, Index cols, T* to, I
   }
 }
 
-// Near pairs of one leaf: y and row sums are overwritten.
-template <class T>
-void near_leaf(const PatchCall<T>& call, Index leaf, T* sums, T* y, const Context<Cpu>& inner) {
-  const PatchedGrid<T>& grid = *call.grid;
+// Runs of near leaves of a leaf, one after the other in patch order: calls visit(first leaf, last leaf).
+template <class T, class F>
+void visit_near(const PatchedGrid<T>& grid, Index leaf, const F& visit) {
   Axes patches{}, low{}, high{};
   for (std::size_t t = 0; t < 3; ++t) patches[t] = (grid.sizes[t] + grid.patch[t] - 1) / grid.patch[t];
   const Axes at = place(leaf, patches);
@@ -121,6 +107,23 @@ void near_leaf(const PatchCall<T>& call, Index leaf, T* sums, T* y, const Contex
     low[t] = std::max<Index>(0, at[t] - 1);
     high[t] = std::min(patches[t] - 1, at[t] + 1);
   }
+  for (Index p = low[0]; p <= high[0]; ++p) {
+    for (Index q = grid.cross ? 0 : low[1]; q <= (grid.cross ? patches[1] - 1 : high[1]); ++q) {
+      if (grid.cross && q == at[1]) {
+        visit(flat({p, q, 0}, patches), flat({p, q, patches[2] - 1}, patches));
+      } else if (q >= low[1] && q <= high[1]) {
+        visit(flat({p, q, low[2]}, patches), flat({p, q, high[2]}, patches));
+      } else {
+        visit(flat({p, q, at[2]}, patches), flat({p, q, at[2]}, patches));
+      }
+    }
+  }
+}
+
+// Near pairs of one leaf: y and row sums are overwritten.
+template <class T>
+void near_leaf(const PatchCall<T>& call, Index leaf, T* sums, T* y, const Context<Cpu>& inner) {
+  const PatchedGrid<T>& grid = *call.grid;
   const Index i0 = call.begin(leaf), ni = call.points(leaf);
   Entries<T, Cpu> e;
   e.kind = EntryKind::offset_table;
@@ -129,39 +132,38 @@ void near_leaf(const PatchCall<T>& call, Index leaf, T* sums, T* y, const Contex
   e.table_size = static_cast<Index>(grid.near.size());
   e.row_key = grid.row_key.data() + i0;
   bool first = true;
-  for (Index p = low[0]; p <= high[0]; ++p) {
-    for (Index q = low[1]; q <= high[1]; ++q) {
-      const Index j0 = call.begin(flat({p, q, low[2]}, patches)), nj = call.begin(flat({p, q, high[2]}, patches) + 1) - j0;
-      e.cols = nj;
-      e.col_key = grid.key.data() + j0;
-      const MatrixView<T, Cpu> to = first ? call.y.row_range(i0, ni) : MatrixView<T, Cpu>(y, ni, call.y.cols);
-      const MatrixView<const T, Cpu> x = call.x.row_range(j0, nj);
-      VectorView<T, Cpu> r;
-      if (call.row_sum != nullptr) r = {first ? call.row_sum + i0 : sums, ni};
-      if (call.a) {
-        tile_low_rank<T, Cpu>(e, {call.a.row_range(i0, ni), call.b.row_range(j0, nj), x}, {to, r}, false, inner);
-      } else {
-        tile_multiply<T, Cpu>(e, x, to, false, inner);
-      }
-      if (!first) {
-        add_rows(y, call.y.cols, ni, call.y.cols, call.y.row(i0), call.y.row_stride);
-        for (Index i = 0; r && i < ni; ++i) call.row_sum[i0 + i] += sums[i];
-      }
-      first = false;
+  visit_near(grid, leaf, [&](Index from, Index last) {
+    const Index j0 = call.begin(from), nj = call.begin(last + 1) - j0;
+    e.cols = nj;
+    e.col_key = grid.key.data() + j0;
+    const MatrixView<T, Cpu> to = first ? call.y.row_range(i0, ni) : MatrixView<T, Cpu>(y, ni, call.y.cols);
+    const MatrixView<const T, Cpu> x = call.x.row_range(j0, nj);
+    VectorView<T, Cpu> r;
+    if (call.row_sum != nullptr) r = {first ? call.row_sum + i0 : sums, ni};
+    if (call.a) {
+      tile_low_rank<T, Cpu>(e, {call.a.row_range(i0, ni), call.b.row_range(j0, nj), x}, {to, r}, false, inner);
+    } else {
+      tile_multiply<T, Cpu>(e, x, to, false, inner);
     }
-  }
+    if (!first) {
+      add_rows(y, call.y.cols, ni, call.y.cols, call.y.row(i0), call.y.row_stride);
+      for (Index i = 0; r && i < ni; ++i) call.row_sum[i0 + i] += sums[i];
+    }
+    first = false;
+  });
 }
 
 // Far part of y for features first .. first + features - 1 of a and b; features 0: of the plain product.
 template <class T>
-void far_panel(const PatchCall<T>& call, const PatchField<T>& field, Index first, Index features, const PatchScratch<T>& at,
-               T* scratch, T* memory, const Context<Cpu>& context) {
-  const Index c = call.x.cols, width = padded_width(c), basis = field.levels.front().basis, f = std::max<Index>(1, features);
-  const PatchPass<T> pass(field, call.transpose, f * width, memory);
+void far_panel(const PatchCall<T>& call, Index first, Index features, const PatchScratch<T>& at, T* scratch, T* memory,
+               const Context<Cpu>& context) {
+  const Index c = call.x.cols, width = padded_width(c), basis = call.grid->levels.front().basis,
+              f = std::max<Index>(1, features);
+  const PatchPass<T> pass(*call.grid, call.transpose, f * width, memory);
   const Context<Cpu> inner = within_task(context);
   // [points, R f] weights of a leaf: basis vectors times features.
   const auto weights = [&](Index leaf, bool mirrored, MatrixView<const T, Cpu> from, T* mine) -> const T* {
-    leaf_basis(*call.grid, field, leaf, mirrored, mine + at.basis);
+    leaf_basis(*call.grid, leaf, mirrored, mine + at.basis);
     if (features == 0) return mine + at.basis;
     const Index n = call.points(leaf);
     expand_panel<T, Cpu>({mine + at.basis, n, basis}, from.columns(first, f).row_range(call.begin(leaf), n),
@@ -183,13 +185,12 @@ void far_panel(const PatchCall<T>& call, const PatchField<T>& field, Index first
 
 // Far part of the row sums, r_i += a_i . (M b)_i: one plain product with b.
 template <class T>
-void far_row_sums(const PatchCall<T>& call, const PatchField<T>& field, const PatchScratch<T>& at, T* scratch, T* memory,
-                  const Context<Cpu>& context) {
-  const Index m = call.a.cols, width = padded_width(m), basis = field.levels.front().basis;
-  const PatchPass<T> pass(field, call.transpose, width, memory);
+void far_row_sums(const PatchCall<T>& call, const PatchScratch<T>& at, T* scratch, T* memory, const Context<Cpu>& context) {
+  const Index m = call.a.cols, width = padded_width(m), basis = call.grid->levels.front().basis;
+  const PatchPass<T> pass(*call.grid, call.transpose, width, memory);
   parallel_for(context, call.leaves(), [&](Index leaf, int worker) {
     T* mine = scratch + worker * at.size;
-    leaf_basis(*call.grid, field, leaf, !call.transpose, mine + at.basis);
+    leaf_basis(*call.grid, leaf, !call.transpose, mine + at.basis);
     block_product(basis, m, call.points(leaf), mine + at.basis, 1, basis, call.b.row(call.begin(leaf)), call.b.row_stride,
                   pass.moments(0, leaf), width, false);
   });
@@ -198,7 +199,7 @@ void far_row_sums(const PatchCall<T>& call, const PatchField<T>& field, const Pa
     T* mine = scratch + worker * at.size;
     T* sums = mine + at.sums;
     const Index i0 = call.begin(leaf), n = call.points(leaf);
-    leaf_basis(*call.grid, field, leaf, call.transpose, mine + at.basis);
+    leaf_basis(*call.grid, leaf, call.transpose, mine + at.basis);
     block_product(n, m, basis, mine + at.basis, basis, 1, pass.locals(0, leaf), width, sums, width, false);
     for (Index i = 0; i < n; ++i) {
       T sum = 0;
@@ -218,7 +219,7 @@ void run(const PatchCall<T>& call, const Context<Cpu>& context) {
   Context<Cpu> limited = context;
   limited.threads = static_cast<int>(std::min<Index>({call.leaves(), thread_count(context), kMaxWorkers}));
   const Index scratch_size = at.size * limited.threads;
-  Buffer<T, Cpu> memory(scratch_size + 2 * most_elements(grid) * lanes + kBlockPadding);
+  Buffer<T, Cpu> memory(scratch_size + 2 * PatchPass<T>::elements(grid) * lanes + kBlockPadding);
   T* scratch = memory.data();
   T* pass = scratch + scratch_size;
   const Context<Cpu> inner = within_task(context);
@@ -229,14 +230,11 @@ void run(const PatchCall<T>& call, const Context<Cpu>& context) {
         near_leaf(call, leaf, mine + at.sums, mine + at.y, inner);
       },
       "near tiles");
-  for (const PatchField<T>& field : grid.fields) {
-    if (call.row_sum != nullptr) far_row_sums(call, field, at, scratch, pass, limited);
-    if (call.x.cols == 0) continue;
-    if (!call.a) far_panel(call, field, 0, 0, at, scratch, pass, limited);
-    for (Index r = 0; r < features; r += panel) {
-      far_panel(call, field, r, std::min(panel, features - r), at, scratch, pass, limited);
-    }
-  }
+  if (grid.levels.empty()) return;
+  if (call.row_sum != nullptr) far_row_sums(call, at, scratch, pass, limited);
+  if (call.x.cols == 0) return;
+  if (!call.a) far_panel(call, 0, 0, at, scratch, pass, limited);
+  for (Index r = 0; r < features; r += panel) far_panel(call, r, std::min(panel, features - r), at, scratch, pass, limited);
 }
 
 // ---- into patch order and back -----------------------------------------------------------------------------------------
@@ -355,11 +353,12 @@ std::size_t patch_bytes(const PatchedGrid<T>& m, Index rank, Index columns) {
   const Index leaves = static_cast<Index>(m.start.size()) - 1, workers = std::min(leaves, kMaxWorkers);
   const Index ordered_columns = 2 * padded_width(std::max<Index>(1, columns)) + 2 * padded_width(rank);
   Index points = 0, near = 1;
-  for (std::size_t t = 0; t < 3; ++t) near *= std::min<Index>(3 * m.patch[t], m.sizes[t]);
+  for (std::size_t t = 0; t < 3; ++t) near *= m.cross ? m.sizes[t] : std::min<Index>(3 * m.patch[t], m.sizes[t]);
+  if (m.cross) near = std::min(near, m.patch[1] * m.sizes[2]);
   points = count(m.patch);
   std::size_t bytes = tile_low_rank_bytes<Cpu>(points, near, rank, columns, sizeof(T)) * static_cast<std::size_t>(workers);
   bytes += static_cast<std::size_t>(workers * PatchScratch<T>(m, std::max<Index>(panel, 1), features, block).size +
-                                    2 * most_elements(m) * lanes + kBlockPadding +
+                                    2 * PatchPass<T>::elements(m) * lanes + kBlockPadding +
                                     static_cast<Index>(m.index.size()) * (ordered_columns + 1)) *
            sizeof(T);
   return bytes;
