@@ -123,8 +123,26 @@ void FieldSetup::find_leaves(double precision) {
                        precision_, kMostBasis, round_);
 }
 
+std::size_t FieldSetup::bytes() const {
+  // A sketch and its decomposition take several matrices of rows x 384, a block and its products several of rows x rows.
+  const Index work = 16 * most_rows_ * (most_rows_ + 448),
+              whole = backend::count(plan_.patch) * backend::count(plan_.patches[0]);
+  Index offsets_of_all = 0;
+  for (const std::vector<char>& set : wanted_) offsets_of_all += static_cast<Index>(set.size());
+  // The bases at every point of a patch of the top level.
+  const Index vectors = 4 * whole * kMostUpperBasis / 16;
+  return sizeof(double) * static_cast<std::size_t>(2 * coefficients_ + 16 * offsets_of_all + work + vectors);
+}
+
 bool FieldSetup::choose(double tolerance, Index most) {
   levels_.clear();
+  Index coefficients = 0;
+  const auto note = [&](const Level& level) {
+    for (const std::vector<double>& c : level.coefficients) coefficients += static_cast<Index>(c.size());
+    coefficients_ = std::max(coefficients_, coefficients);
+    most_rows_ = std::max(most_rows_, level.rows);
+  };
+  note(leaves_);
   sizes_ = {leaf_sizes_};
   double points = static_cast<double>(backend::count(plan_.patch));
   const auto tops = static_cast<double>(std::max<std::size_t>(1, plan_.patches.size() - 1));
@@ -147,6 +165,8 @@ bool FieldSetup::choose(double tolerance, Index most) {
     const Index basis = needed_basis(from, offsets(l), sizes_.back(), table_, points, kind_, mine);
     if (basis >= (l == 0 ? most : kMostUpperBasis)) return false;
     levels_.push_back(leading(from, basis, round_));
+    if (l > 0) note(all);
+    note(levels_.back());
   }
   return true;
 }

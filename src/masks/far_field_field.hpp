@@ -35,6 +35,8 @@ class FieldSetup {
   const OffsetSets& meets() const { return meets_; }
   // What the levels as they are stored add to the error, by level.
   std::vector<LevelErrors> errors() const;
+  // Bound on the memory that the setting up has taken so far, the table apart.
+  std::size_t bytes() const;
 
  private:
   Offsets offsets(std::size_t level) const { return Offsets(plan_.patches[level]); }
@@ -55,6 +57,7 @@ class FieldSetup {
   OffsetSets meets_, wanted_;  // wanted: those that meet, and what lies below them
   std::function<double(double)> round_;
   double precision_ = 0;
+  Index coefficients_ = 0, most_rows_ = 0;  // over every attempt: elements of all levels at most, rows of one
   Magnitudes leaf_sizes_;
   std::vector<Magnitudes> sizes_;
   Level leaves_;

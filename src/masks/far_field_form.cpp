@@ -350,6 +350,8 @@ void Builder<T>::store(const FieldSetup& setup, FarFieldForm<T>& form) const {
   grid.sizes = plan_.sizes;
   grid.patch = plan_.patch;
   backend::lay_out_patches(given_, grid);
+  form.set_up_bytes = setup.bytes() + sizeof(double) * (3 * given_.size() + 6 * table_.values.size()) +
+                      2 * sizeof(T) * (grid.near.size() + grid.near_mirrored.size()) + 24 * grid.index.size();
   // Without vectors every far entry is 0, or small enough to be left out.
   if (setup.levels().front().basis == 0) return;
   form.far_work = field_work(plan_, setup, grid.cross);

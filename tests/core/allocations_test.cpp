@@ -186,6 +186,14 @@ Make<T> image(const std::string& engine) {
   };
 }
 template <class T>
+Make<T> far_field(es::Distance distance) {
+  return [=](Index n) {
+    auto o = forced<es::GridOptions>("far-field");
+    o.tolerance = 1e-5;
+    return std::make_shared<es::GridMask<T>>(std::vector<Index>{n / 16, 16}, es::Rational{16}, distance, o);
+  };
+}
+template <class T>
 Make<T> tree(const std::string& engine) {
   return [=](Index n) {
     auto o = forced<es::TreeOptions>(engine);
@@ -269,6 +277,8 @@ std::vector<Case<T>> cases() {
       {"image, direct", image<T>("direct")},
       {"sequence, exponentials", sequence<T>("exponentials"), false, 512},
       {"sequence, band", sequence<T>("band"), false, 512},
+      {"image, far field", far_field<T>(es::Distance::l2)},
+      {"image, far field with level patches by tiles", far_field<T>(es::Distance::l1)},
       {"tree, sweep", sweep},
       {"tree, dense", tree<T>("dense"), true},
       {"forest, sweep", forest<T>()},
