@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "masks/far_field.hpp"
 #include "masks/grid_table.hpp"
 #include "masks/piecewise.hpp"
 #include "masks/separable.hpp"
@@ -24,6 +25,7 @@ std::vector<std::unique_ptr<const GridEngine<T>>> grid_engines(const GridSource&
   }
   const auto longer = std::count_if(source.sizes.begin(), source.sizes.end(), [](Index n) { return n > 1; });
   if (longer > 1) engines.push_back(std::make_unique<SeparableEngine<T>>(source, options, tolerance));
+  engines.push_back(std::make_unique<FarFieldEngine<T>>(source, options, tolerance));
   return engines;
 }
 

@@ -188,6 +188,14 @@ Make<T> image(const std::string& engine) {
   };
 }
 template <class T>
+Make<T> far_field() {
+  return [=](Index n) {
+    auto o = forced<es::GridOptions>("far-field");
+    o.tolerance = 1e-5;
+    return std::make_shared<es::GridMask<T>>(std::vector<Index>{n / 32, 32}, es::Rational{16}, es::Distance::l2, o);
+  };
+}
+template <class T>
 Make<T> tree(const std::string& engine) {
   return [=](Index n) {
     auto o = forced<es::TreeOptions>(engine);
@@ -272,6 +280,7 @@ std::vector<Case<T>> cases() {
       {"sequence, exponentials", sequence<T>("exponentials"), false, 512},
       {"sequence, band", sequence<T>("band"), false, 512},
       {"sequence, piecewise", sequence<T>("piecewise"), false, 512},
+      {"image, far field", far_field<T>(), false, 512},
       {"tree, sweep", sweep},
       {"tree, dense", tree<T>("dense"), true},
       {"forest, sweep", forest<T>()},
