@@ -23,8 +23,8 @@ struct TrainAxis {
   std::vector<T> values;      // [P, Q, 2 n - 1], the entry of offset o at o + n - 1
 };
 
-// Whether folding an even axis with this many tables saves time: not where a band does as much, nor where the halves of the last
-// axis fill no whole panels, nor on few short tables; and up to 512 points, since the halves' matrices are formed.
+// Whether folding an even axis with this many tables saves time: not where a band does as much, nor where the halves of the
+// last axis fill no whole panels, nor on few short tables; and up to 512 points, since the halves' matrices are formed.
 bool folding_pays(Index size, Index tables, Index first, Index last, bool is_last_axis);
 
 // M_ij = sum over k_1 ... k_{d-1} of prod_t values_t[k_{t-1}, k_t](i_t - j_t), t in the order of `axes`, i and j row-major on

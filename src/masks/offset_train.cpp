@@ -273,6 +273,7 @@ std::vector<double> row_sums(const Problem& problem, std::vector<double> g) {
 struct Check {
   Certificate certificate;
   double value = 0;  // in the kind asked for
+  double amplification = 1;
   Index negative = 0;
 };
 
@@ -304,6 +305,10 @@ Check check(const Problem& problem, const std::vector<double>& norms, const Stor
   double row = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (rows[i] > 0) row = std::max(row, norms[i] > 0 ? rows[i] / norms[i] : std::numeric_limits<double>::infinity());
+  }
+  const std::vector<double> sums = row_sums(problem, s.sizes);
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    if (sums[i] > 0 && norms[i] > 0) c.amplification = std::max(c.amplification, sums[i] / norms[i] * (1 + 1e-10));
   }
   // Sums above are in double, of numbers >= 0: nothing beside this.
   const double slack = 1 + 1e-10;
@@ -362,7 +367,7 @@ bool too_much_work(const std::vector<Core>& cores, const Problem& problem) {
 
 template <class T>
 OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<double>& table, double tolerance,
-                            ToleranceKind kind) {
+                            ToleranceKind kind, bool fold) {
   OffsetTrain<T> result;
   const Problem problem = problem_of(sizes, table);
   double sum = 0, largest = 0;
@@ -395,7 +400,7 @@ OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<d
       break;
     }
     for (std::size_t t = 0; t < cores.size(); ++t) trim(cores[t], problem.axes[t], 0.01 * cut);
-    result.axes = stored_axes<T>(problem, cores, kind != ToleranceKind::pointwise);
+    result.axes = stored_axes<T>(problem, cores, fold && kind != ToleranceKind::pointwise);
     Stored stored;
     stored.steps = steps;
     stored.values = contracted(problem, cores);
@@ -410,6 +415,8 @@ OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<d
     const Check c = check(problem, norms, stored, kind);
     result.certificate = c.certificate;
     result.fitted_negative = c.negative;
+    result.amplification = c.amplification;
+    result.largest = largest;
     result.terms = terms;
     result.met = c.value <= tolerance;
   }
@@ -423,7 +430,7 @@ OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<d
   return result;
 }
 
-template OffsetTrain<float> offset_train(const std::vector<Index>&, const std::vector<double>&, double, ToleranceKind);
-template OffsetTrain<double> offset_train(const std::vector<Index>&, const std::vector<double>&, double, ToleranceKind);
+template OffsetTrain<float> offset_train(const std::vector<Index>&, const std::vector<double>&, double, ToleranceKind, bool);
+template OffsetTrain<double> offset_train(const std::vector<Index>&, const std::vector<double>&, double, ToleranceKind, bool);
 
 }  // namespace espalier

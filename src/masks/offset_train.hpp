@@ -19,18 +19,21 @@ struct OffsetTrain {
   Certificate certificate;                  // of the tables as stored
   bool met = false;                         // within the tolerance
   Index terms = 0;                          // the largest number of terms between two axes
+  double amplification = 1;                 // max over rows of the sum of |products|, over that of |M|
+  double largest = 0;                       // of |M|
   Index fitted_negative = 0;                // offsets where the mask is >= 0 and the train negative
   std::string reason;                       // how many terms; why there is none, where not met
 };
 
 // The train with about the fewest terms whose error is within the tolerance. Cross approximation with full pivoting (stopped
 // early on tables that it does not shrink: noise), its factors made orthogonal, cut at ever smaller singular values until the
-// certificate, computed from every offset and every row, is met. Axes along which the table is even are worked on by half.
-// Not met: where it takes more than kMostTerms terms or more arithmetic than the entries themselves.
-// sizes: at least two longer than 1.  Cost: O(table x terms) time, memory of a few tables.
+// certificate, computed from every offset and every row, is met. With `fold` even axes may be folded (never where the tolerance
+// is pointwise). Axes along which the table is even are worked on by half. Not met: where it takes more than kMostTerms terms
+// or more arithmetic than the entries themselves. sizes: at least two longer than 1.  Cost: O(table x terms) time, memory of a
+// few tables.
 template <class T>
 OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<double>& table, double tolerance,
-                            ToleranceKind kind);
+                            ToleranceKind kind, bool fold = true);
 
 // Terms between two axes that are tried: from about 8 on an FFT is faster on every grid measured.
 inline constexpr Index kMostTerms = 32;

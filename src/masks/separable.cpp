@@ -47,8 +47,30 @@ const typename SeparableEngine<T>::Form& SeparableEngine<T>::form() const {
   std::call_once(once_, [&] {
     form_.found = offset_train<T>(sizes_, table_, tolerance_, options_.tolerance_kind);
     if (form_.found.met) form_.product = std::make_unique<backend::ToeplitzTrain<T>>(sizes_, std::move(form_.found.axes));
+    if (form_.product) make_long(form_);
   });
   return form_;
+}
+
+// Two long axes: half of the tolerance for the sum of products, a quarter for each side's factors.
+template <class T>
+void SeparableEngine<T>::make_long(Form& form) const {
+  Index longer = 0, shortest = std::numeric_limits<Index>::max();
+  for (const Index n : sizes_) {
+    if (n > 1) ++longer, shortest = std::min(shortest, n);
+  }
+  if (longer != 2 || shortest < kLongAxis || options_.tolerance_kind != ToleranceKind::row) return;
+  const OffsetTrain<T> train = offset_train<T>(sizes_, table_, tolerance_ / 2, ToleranceKind::row, false);
+  if (!train.met || train.terms > kMostLongTerms) return;
+  auto made = std::make_unique<LongAxes<T>>(sizes_, train, 0.24 * tolerance_ / train.amplification, options_);
+  if (!made->linear() || *made->certificate().row > tolerance_) return;
+  form.long_terms = train.terms;
+  form.long_axes = std::move(made);
+}
+
+template <class T>
+bool SeparableEngine<T>::runs_long(const Form& form, Index columns) const {
+  return form.long_axes && form.long_axes->seconds(columns) < seconds(form.product->flops(true), {.columns = columns});
 }
 
 // flops: of one column.
@@ -68,7 +90,9 @@ void SeparableEngine<T>::add_candidates(Shape shape, double best_other, std::vec
   if (!forced) {
     double sum = 0;
     for (const Index n : sizes_) sum += n > 1 ? static_cast<double>(n) : 0;
-    // One product; an axis of which only few offsets count may take less than half, rarely a quarter.
+    // One product; an axis of which only few offsets count may take less than half, rarely a quarter. In linear time an axis
+    // costs as much as some 128 points of it.
+    sum = std::min(sum, 2 * 128 / 0.25);
     if (seconds(0.25 * 2 * sum * static_cast<double>(grid_length(sizes_)), shape) >= best_other) return;
   }
   const Form& f = form();
@@ -93,6 +117,16 @@ Report SeparableEngine<T>::report(const Form& form, Shape shape) const {
   r.flops = columns * form.product->flops(false);
   r.bytes = 2 * sizeof(T) * columns * static_cast<double>(grid_length(sizes_));
   r.extra_bytes = form.product->bytes(shape.columns) + form.product->kept_bytes() + search_bytes(sizes_);
+  if (runs_long(form, shape.columns)) {
+    const LongAxes<T>& l = *form.long_axes;
+    const double heads = static_cast<double>(shape.heads);
+    r.terms = form.long_terms;
+    r.reason = std::to_string(r.terms) + (r.terms == 1 ? " product" : " products") + " of masks by axis (" + l.engines() + ")";
+    r.certificate = l.certificate();
+    r.predicted_seconds = heads * (options_.cost.call_seconds + l.seconds(shape.columns));
+    r.flops = heads * l.flops(shape.columns);
+    r.extra_bytes += l.bytes(shape.columns);
+  }
   r.row_wise = true;
   if (r.fitted_negative > 0) {
     r.warnings.push_back("the sum of products is negative at " + std::to_string(r.fitted_negative) +
@@ -109,7 +143,9 @@ Report SeparableEngine<T>::report(const Form& form, Shape shape) const {
 template <class T>
 void SeparableEngine<T>::multiply(const std::string&, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
                                   const Context<Cpu>& context) const {
-  form().product->multiply(x, y, transpose, context);
+  const Form& f = form();
+  if (runs_long(f, x.cols)) return f.long_axes->multiply(x, y, transpose, context);
+  f.product->multiply(x, y, transpose, context);
 }
 
 template <class T>

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "masks/grid_engines.hpp"
+#include "masks/long_axes.hpp"
 #include "masks/offset_train.hpp"
 
 namespace espalier {
@@ -36,7 +37,11 @@ class SeparableEngine final : public GridEngine<T> {
   struct Form {
     OffsetTrain<T> found;
     std::unique_ptr<const backend::ToeplitzTrain<T>> product;  // null: not met
+    Index long_terms = 0;
+    std::unique_ptr<const LongAxes<T>> long_axes;  // null: axes too short, or no certificate
   };
+  void make_long(Form& form) const;
+  bool runs_long(const Form& form, Index columns) const;
   const Form& form() const;
   Report report(const Form& form, Shape shape) const;
   double seconds(double flops, Shape shape) const;

@@ -462,8 +462,9 @@ TEST_CASE_TEMPLATE("separable products stay within report().extra_bytes, whateve
                      return std::make_shared<es::GridMask<T>>(sizes, f, es::Distance::l1, forced<es::GridOptions>("separable"));
                    }};
   };
-  for (const Case<T>& one : {make({24, 40}, es::Exponential{0.1}), make({128, 65}, es::DampedCosine{0.1, 0.05}),
-                             make({9, 30, 35}, es::Exponential{0.2}), make({200, 300}, es::Gaussian{3})}) {
+  for (const Case<T>& one :
+       {make({24, 40}, es::Exponential{0.1}), make({128, 65}, es::DampedCosine{0.1, 0.05}),
+        make({9, 30, 35}, es::Exponential{0.2}), make({200, 300}, es::Gaussian{3}), make({400, 500}, es::Exponential{0.1})}) {
     for (const Index c : {1, 5, 40, 130}) {
       const es::MaskPointer<T> mask = one.make(0);
       const std::size_t plain = mask->report({.columns = c}).extra_bytes;
