@@ -11,6 +11,7 @@
 #include <espalier/masks/grid.hpp>
 
 #include "peak.hpp"
+#include "smooth_functions.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -26,26 +27,16 @@ using namespace espalier;
 
 namespace {
 
-struct Named {
-  std::string name;
-  DistanceFunction f;
-};
+using Named = benchmark::NamedFunction;
 
-// 32 of them on either side, the furthest from 16,384 on.
-DistanceFunction buckets() {
+// The smooth ones, and buckets as T5 has them: 32 of them on either side, the furthest from 16,384 on.
+std::vector<Named> functions() {
+  std::vector<Named> all = benchmark::smooth_functions();
   std::vector<double> values;
   const Random random(6);
   for (std::uint64_t k = 0; k < 32; ++k) values.push_back(std::exp(random.normal(k)));
-  return logarithmic_buckets(values, 16384);
-}
-
-std::vector<Named> functions() {
-  return {{"exp(-x/200)", Exponential{1 / 200.0}},
-          {"1/(1+x/16)", Rational{16}},
-          {"exp(-(x/300)^2)", Gaussian{300}},
-          {"exp(-sqrt(x)/6)", StretchedExponential{36, 0.5}},
-          {"cos(x/50)exp(-x/400)", DampedCosine{1 / 50.0, 1 / 400.0}},
-          {"T5 buckets", buckets()}};
+  all.push_back({"T5 buckets", logarithmic_buckets(values, 16384)});
+  return all;
 }
 
 const Context<Cpu> kOneThread{.threads = 1};

@@ -12,6 +12,7 @@
 //   linear     the same with phi = ReLU on q and k, the table as factor; the tables become masks inside the call
 //   tables     table= sizes= border= heads= : with_parameters alone, for every head
 //   product    q= k= v= table= engine=fft : (M o Q K^T) V / row sums by one engine; the spectrum is part of the call
+//   product    q= k= v= function=NAME tolerance= engine= normalize=0|1 : the same with a fit made beforehand
 //   columns    length= columns= : Toeplitz times a matrix by FFT;   transforms   length= columns= : bare FFTW of the same data
 //   diffusion  graph=FILE x= time= tolerance= : exp(-t L) x in double, set-up included
 #include <espalier/attention/feature_map.hpp>
@@ -37,6 +38,7 @@
 #include <vector>
 
 #include "peak.hpp"
+#include "smooth_functions.hpp"
 
 #if ESPALIER_HAS_FFTW
 #include <fftw3.h>
@@ -187,31 +189,18 @@ class SoftmaxCase final : public AttentionCase {
 
 class LinearCase final : public AttentionCase {
  public:
-  explicit LinearCase(const Settings& s)
-      : AttentionCase(s),
-        relu_(q_.dim(0), {.kind = FeatureKind::relu}),
-        phi_q_(q_.bhld()),
-        phi_k_(k_.bhld()),
-        phi_q_bar_(q_.bhld()),
-        phi_k_bar_(k_.bhld()) {}
+  using AttentionCase::AttentionCase;
   void run() override {
     tables_.renew();
     const auto out = outputs["out"].view(), d = outputs["normaliser"].view();
-    relu_.apply(q_.view(), phi_q_.view(), FeatureShift::none, {}, {}, kOneThread);
-    relu_.apply(k_.view(), phi_k_.view(), FeatureShift::none, {}, {}, kOneThread);
-    masked_linear_attention(phi_q_.view(), phi_k_.view(), v_.view(), tables_.masks(), out, d, {}, kOneThread);
+    masked_linear_attention(q_.view(), k_.view(), v_.view(), tables_.masks(), out, d, kRelu, kOneThread);
     if (out_bar_ == nullptr) return;
-    AttentionGradients<float> g = gradients(false);
-    g.q = phi_q_bar_.view(), g.k = phi_k_bar_.view();
-    masked_linear_attention_vjp(phi_q_.view(), phi_k_.view(), v_.view(), tables_.masks(), out, d, out_bar_->view(), g, {},
-                                kOneThread);
-    relu_.apply_vjp(q_.view(), phi_q_.view(), {}, phi_q_bar_.view(), outputs["q_bar"].view(), false, kOneThread);
-    relu_.apply_vjp(k_.view(), phi_k_.view(), {}, phi_k_bar_.view(), outputs["k_bar"].view(), false, kOneThread);
+    masked_linear_attention_vjp(q_.view(), k_.view(), v_.view(), tables_.masks(), out, d, out_bar_->view(), gradients(false),
+                                kRelu, kOneThread);
   }
 
  private:
-  FeatureMap<float> relu_;
-  Output phi_q_, phi_k_, phi_q_bar_, phi_k_bar_;
+  static constexpr LinearOptions kRelu{.features = FeatureKind::relu};
 };
 
 class TablesCase final : public Case {
@@ -225,23 +214,36 @@ class TablesCase final : public Case {
 
 // ---- products --------------------------------------------------------------------------------------------------------
 
+// With a table: made anew in every call, as a training step does. With a function's name (and a tolerance): made once, its fit
+// is a plan; the first call makes it.
 class ProductCase final : public Case {
  public:
-  explicit ProductCase(const Settings& s)
-      : q_(array_of(s, "q")), k_(array_of(s, "k")), v_(array_of(s, "v")), table_(array_of(s, "table").exact) {
+  explicit ProductCase(const Settings& s) : q_(array_of(s, "q")), k_(array_of(s, "k")), v_(array_of(s, "v")) {
+    const std::vector<Index> sizes{q_.dim(1)};
     GridOptions options;
     options.engine = s.at("engine");
     options.measure_fft = true;
-    mask_ = std::make_shared<GridMask<float>>(std::vector<Index>{q_.dim(1)}, table_, options);
+    if (s.count("table") > 0) {
+      table_ = array_of(s, "table").exact;
+      mask_ = std::make_shared<GridMask<float>>(sizes, table_, options);
+    } else {
+      options.tolerance = std::stod(s.at("tolerance"));
+      for (const auto& [name, f] : benchmark::smooth_functions()) {
+        if (name == s.at("function")) mask_ = std::make_shared<GridMask<float>>(sizes, f, Distance::l1, options);
+      }
+      if (mask_ == nullptr) throw std::runtime_error("no function " + s.at("function"));
+    }
+    if (s.count("normalize") > 0) options_.normalize = s.at("normalize") != "0";
     outputs["out"] = Output(v_.bhld());
   }
   void run() override {
-    mask_ = mask_->with_parameters(table_);
-    masked_linear_attention(q_.view(), k_.view(), v_.view(), *mask_, outputs["out"].view(), {}, {}, kOneThread);
+    if (!table_.empty()) mask_ = mask_->with_parameters(table_);
+    masked_linear_attention(q_.view(), k_.view(), v_.view(), *mask_, outputs["out"].view(), {}, options_, kOneThread);
   }
 
  private:
   const Array &q_, &k_, &v_;
+  LinearOptions options_;
   std::vector<double> table_;
   MaskPointer<float> mask_;
 };

@@ -5,6 +5,7 @@
 #include <espalier/core/random.hpp>
 
 #include "attention/checks.hpp"
+#include "attention/elementwise_features.hpp"
 #include "backend/cpu/parallel.hpp"
 #include "backend/elementwise.hpp"
 #include "backend/exponential.hpp"
@@ -56,53 +57,6 @@ std::vector<double> draw_projection(Index m, Index d, std::uint64_t seed, bool o
     for (Index k = 0; k < d; ++k) w[static_cast<std::size_t>(r * d + k)] *= chi;
   }
   return w;
-}
-
-// f(phi, pull) of an elementwise kind, pull(x, g) = g phi'(x). Loops over elements then hold no choice, and the compiler
-// vectorises them: with a choice an element, ReLU took two thirds of a whole linear attention of 197 tokens.
-template <class T, class F>
-void with_elementwise(FeatureKind kind, const F& f) {
-  switch (kind) {
-    case FeatureKind::relu:  // NaN passes through
-      return f([](T x) { return x < T(0) ? T(0) : x; }, [](T x, T g) { return x > T(0) ? g : T(0); });
-    case FeatureKind::elu:
-      return f([](T x) { return x > T(0) ? x + T(1) : std::exp(x); }, [](T x, T g) { return x > T(0) ? g : g * std::exp(x); });
-    case FeatureKind::squared:
-      return f([](T x) { return x * x; }, [](T x, T g) { return 2 * x * g; });
-    case FeatureKind::exp:
-      return f([](T x) { return std::exp(x); }, [](T x, T g) { return g * std::exp(x); });
-    default:
-      return f([](T x) { return x; }, [](T, T g) { return g; });
-  }
-}
-
-template <class T>
-void elementwise(FeatureKind kind, MatrixView<const T, Cpu> x, T epsilon, MatrixView<T, Cpu> y) {
-  with_elementwise<T>(kind, [&](auto phi, auto) {
-    for (Index i = 0; i < x.rows; ++i) {
-      const T* __restrict from = x.row(i);
-      T* __restrict to = y.row(i);
-      for (Index k = 0; k < x.cols; ++k) to[k] = phi(from[k]) + epsilon;
-    }
-  });
-}
-
-// x_bar = y_bar phi'(x), or added to it.
-template <class T>
-void elementwise_gradient(FeatureKind kind, MatrixView<const T, Cpu> x, MatrixView<const T, Cpu> y_bar, bool accumulate,
-                          MatrixView<T, Cpu> x_bar) {
-  with_elementwise<T>(kind, [&](auto, auto pull) {
-    for (Index i = 0; i < x.rows; ++i) {
-      const T* __restrict from = x.row(i);
-      const T* __restrict bar = y_bar.row(i);
-      T* __restrict to = x_bar.row(i);
-      if (accumulate) {
-        for (Index k = 0; k < x.cols; ++k) to[k] += pull(from[k], bar[k]);
-      } else {
-        for (Index k = 0; k < x.cols; ++k) to[k] = pull(from[k], bar[k]);
-      }
-    }
-  });
 }
 
 // Rows of one head handled together: bounds the scratch memory of the exponents' gradient.
@@ -208,7 +162,7 @@ void FeatureMap<T, B>::apply(TensorView<const T, B> x, TensorView<T, B> y, Featu
     const auto xs = x.matrix(b, h);
     const auto ys = y.matrix(b, h);
     if (!softmax) {
-      elementwise<T>(options_.kind, xs, epsilon, ys);
+      backend::map_elements<T, B>(elementwise(options_.kind), epsilon, xs, ys, inner);
       for (Index i = 0; log_shift && i < length; ++i) log_shift.matrix(b, h)(i, 0) = T(0);
       return;
     }
@@ -266,7 +220,7 @@ void FeatureMap<T, B>::apply_vjp(TensorView<const T, B> x, TensorView<const T, B
     const auto xs = x.matrix(b, h), ys = y.matrix(b, h), gs = y_bar.matrix(b, h);
     const auto out = x_bar.matrix(b, h);
     if (!softmax) {
-      elementwise_gradient<T>(options_.kind, xs, gs, accumulate, out);
+      backend::map_elements_vjp<T, B>(elementwise(options_.kind), xs, gs, accumulate, out, inner);
       return;
     }
     // With p_ir = y_ir - epsilon exp(-shift_i), g_ir = y_bar_ir p_ir:  x_bar_i = sqrt(scale) sum_r g_ir w_r - scale x_i sum_r

@@ -4,6 +4,7 @@
 #include <espalier/core/error.hpp>
 #include <espalier/masks/ones.hpp>
 
+#include "attention/elementwise_features.hpp"
 #include "attention/heads.hpp"
 #include "backend/rows.hpp"
 #include "backend/tiles.hpp"
@@ -25,6 +26,11 @@ void check_options(const LinearOptions& o, const AttentionSizes& s) {
   if (!(o.denominator_floor >= 0) || !std::isfinite(o.denominator_floor)) {
     throw ValueError("denominator_floor must be finite and >= 0");
   }
+  if (o.features == FeatureKind::positive_softmax) {
+    throw ValueError("LinearOptions::features: positive_softmax draws random features; apply a FeatureMap to q and k instead");
+  }
+  if (!(o.feature_epsilon >= 0) || !std::isfinite(o.feature_epsilon))
+    throw ValueError("feature_epsilon must be finite and >= 0");
   check_key_counts(o.key_counts, s);
   if (!o.weight_log_shift) return;
   const Index rows = s.batch * s.heads * s.queries;
@@ -97,30 +103,50 @@ class HeadProduct {
   bool own_ = false;
 };
 
-// Keys and values of one (batch, key head): the caller's memory, or copies with rows from `count` on set to zero (their values
-// may be anything, NaN included).
+bool maps_elements(const LinearOptions& o) {
+  return o.features != FeatureKind::identity || o.feature_epsilon > 0;
+}
+
+// What the product reads for a matrix of one head: the caller's memory, or a copy in `memory` where rows from `count` on are
+// set to zero (they may hold anything, NaN included) or q and k go through a feature map.
+template <class T, class B>
+MatrixView<const T, B> product_rows(MatrixView<const T, B> m, Index count, const LinearOptions* features,
+                                    backend::Buffer<T, B>& memory, const Context<B>& context) {
+  const bool map = features != nullptr && maps_elements(*features);
+  if (!map && count == m.rows) return m;
+  memory = backend::Buffer<T, B>(m.rows * m.cols, context);
+  const MatrixView<T, B> r = memory.matrix(m.rows, m.cols);
+  const MatrixView<T, B> kept = r.row_range(0, count);
+  if (map) {
+    backend::map_elements<T, B>(elementwise(features->features), static_cast<T>(features->feature_epsilon),
+                                m.row_range(0, count), kept, context);
+  } else {
+    backend::copy<T, B>(m.row_range(0, count), kept, context);
+  }
+  if (count < m.rows) backend::fill(r.row_range(count, m.rows - count), T(0), context);
+  return r;
+}
+
+// Keys and values of one (batch, key head).
 template <class T, class B>
 struct HeadKeys {
+  backend::Buffer<T, B> memory_k, memory_v;
   MatrixView<const T, B> k, v;
-  backend::Buffer<T, B> copy_k, copy_v;
 
-  HeadKeys(MatrixView<const T, B> keys, MatrixView<const T, B> values, Index count, const Context<B>& context)
-      : k(keys), v(values) {
-    if (count == keys.rows) return;
-    copy_k = backend::Buffer<T, B>(keys.rows * keys.cols, context);
-    copy_v = backend::Buffer<T, B>(values.rows * values.cols, context);
-    k = cleared(keys, copy_k, count, context);
-    v = cleared(values, copy_v, count, context);
-  }
-
-  static MatrixView<const T, B> cleared(MatrixView<const T, B> m, backend::Buffer<T, B>& memory, Index count,
-                                        const Context<B>& context) {
-    const MatrixView<T, B> r = memory.matrix(m.rows, m.cols);
-    backend::copy<T, B>(m.row_range(0, count), r.row_range(0, count), context);
-    backend::fill(r.row_range(count, m.rows - count), T(0), context);
-    return r;
-  }
+  HeadKeys(MatrixView<const T, B> keys, MatrixView<const T, B> values, Index count, const LinearOptions& options,
+           const Context<B>& context)
+      : k(product_rows<T, B>(keys, count, &options, memory_k, context)),
+        v(product_rows<T, B>(values, count, nullptr, memory_v, context)) {}
 };
+
+// The gradient of features as that of what they were made from, in place; `m`: the rows before the map.
+template <class T, class B>
+void pull_features(const LinearOptions& o, MatrixView<const T, B> m, Index count, MatrixView<T, B> bar,
+                   const Context<B>& context) {
+  if (!bar || o.features == FeatureKind::identity) return;
+  const MatrixView<T, B> kept = bar.row_range(0, count);
+  backend::map_elements_vjp<T, B>(elementwise(o.features), m.row_range(0, count), kept, false, kept, context);
+}
 
 template <class T, class B>
 void check_call(TensorView<const T, B> q, TensorView<const T, B> k, TensorView<const T, B> v, const HeadMasks<T, B>& masks,
@@ -156,12 +182,14 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
   over_tasks(s.batch * s.heads, context, "linear attention", [&](Index t, const Context<B>& inner) {
     const Index b = t / s.heads, h = t % s.heads;
     const Index count = keys_of(options.key_counts, b, s), rows = queries_of(options.key_counts, b, s);
-    const HeadKeys<T, B> keys(k.matrix(b, h / s.group()), v.matrix(b, h / s.group()), count, inner);
+    const HeadKeys<T, B> keys(k.matrix(b, h / s.group()), v.matrix(b, h / s.group()), count, options, inner);
+    backend::Buffer<T, B> q_memory;
+    const MatrixView<const T, B> qs = product_rows<T, B>(queries.matrix(b, h), s.queries, &options, q_memory, inner);
     const MatrixView<T, B> y = out.matrix(b, h);
     backend::Buffer<T, B> denominator(s.queries, inner);
     const MatrixView<T, B> d = denominator.matrix(s.queries, 1);
     const auto& product = products[static_cast<std::size_t>(masks.empty() ? 0 : masks.index(b, h, s.heads))];
-    product.forward({queries.matrix(b, h), keys.k, keys.v}, {y, {denominator.data(), s.queries}}, inner);
+    product.forward({qs, keys.k, keys.v}, {y, {denominator.data(), s.queries}}, inner);
     if (options.weight_epsilon > 0) {
       backend::Visible visible = everything;
       visible.keys = count;
@@ -230,9 +258,9 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
   const auto work = [&](Index t, const Context<B>& inner) {
     const Index b = t / s.key_heads, hk = t % s.key_heads, group = s.group();
     const Index count = keys_of(options.key_counts, b, s), used = queries_of(options.key_counts, b, s);
-    const HeadKeys<T, B> keys(k.matrix(b, hk), v.matrix(b, hk), count, inner);
+    const HeadKeys<T, B> keys(k.matrix(b, hk), v.matrix(b, hk), count, options, inner);
     backend::Buffer<T, B> y_bar(s.queries * s.values, inner), r_bar(s.queries, inner);
-    backend::Buffer<T, B> q_used(used < s.queries ? s.queries * s.width : 0, inner);
+    backend::Buffer<T, B> q_memory;
     backend::Buffer<T, B> q_new(gradients.q ? s.queries * s.width : 0, inner);
     backend::Buffer<T, B> k_new(gradients.k ? s.keys * s.width : 0, inner), v_new(gradients.v ? s.keys * s.values : 0, inner);
     const MatrixView<T, B> y_bars = y_bar.matrix(s.queries, s.values);
@@ -241,8 +269,7 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
                                                 options.normalize, options.denominator_floor};
       backend::divide_rows_vjp<T, B>(quotient, y_bars, {r_bar.data(), s.queries}, inner);
       // Padding queries may hold anything, and 0 times NaN is NaN.
-      const MatrixView<const T, B> qs =
-          used < s.queries ? HeadKeys<T, B>::cleared(queries.matrix(b, h), q_used, used, inner) : queries.matrix(b, h);
+      const MatrixView<const T, B> qs = product_rows<T, B>(queries.matrix(b, h), used, &options, q_memory, inner);
       LowRankGradients<T, B> wanted;
       if (gradients.q) wanted.a = q_new.matrix(s.queries, s.width);
       if (gradients.k) wanted.b = k_new.matrix(s.keys, s.width);
@@ -266,6 +293,8 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
           backend::add_visible_sums_vjp<T, B>(1, visible, weighted, wanted.x, inner);
         }
       }
+      pull_features<T, B>(options, queries.matrix(b, h), used, wanted.a, inner);
+      pull_features<T, B>(options, k.matrix(b, hk), count, wanted.b, inner);
       // Keys beyond the count are zeros here: what reaches them has no meaning to the caller.
       for (const auto& m : {wanted.b, wanted.x}) {
         if (m && count < s.keys) backend::fill(m.row_range(count, s.keys - count), T(0), inner);

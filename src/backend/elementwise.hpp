@@ -7,6 +7,7 @@
 #include <espalier/core/views.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 namespace espalier::backend {
@@ -59,5 +60,15 @@ void contract_panel(MatrixView<const T, B> a, MatrixView<const T, B> panel, Matr
 // y(i, k) += s(i) x(i, k).
 template <class T, class B>
 void add_row_scaled(VectorView<const T, B> s, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);
+
+// phi of the elementwise feature maps: x, max(x, 0) (NaN passes through), x + 1 for x > 0 and e^x otherwise, x^2, e^x.
+enum class Elementwise : std::uint8_t { identity, relu, elu, squared, exp };
+// y = phi(x) + epsilon.
+template <class T, class B>
+void map_elements(Elementwise kind, T epsilon, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);
+// x_bar = y_bar phi'(x), or added to it. x_bar may be y_bar.
+template <class T, class B>
+void map_elements_vjp(Elementwise kind, MatrixView<const T, B> x, MatrixView<const T, B> y_bar, bool accumulate,
+                      MatrixView<T, B> x_bar, const Context<B>& context);
 
 }  // namespace espalier::backend

@@ -221,6 +221,76 @@ TEST_CASE("padding queries and keys may hold NaN: gradients are those of the res
   CHECK(results[0] == results[1]);
 }
 
+TEST_CASE("elementwise features named in the options: values of a FeatureMap before the call, gradients by differences") {
+  const Index l = 6;
+  const std::int64_t counts[] = {l, 4};
+  Masked m(4, l, l, 4);
+  const auto masks = m.build<double>();
+  for (const auto kind : {es::FeatureKind::identity, es::FeatureKind::relu, es::FeatureKind::elu, es::FeatureKind::squared,
+                          es::FeatureKind::exp}) {
+    CAPTURE(static_cast<int>(kind));
+    // Values of both signs; an epsilon keeps denominators of ReLU away from 0.
+    Tensor q = random_tensor(2, 4, l, 3, 1), k = random_tensor(2, 2, l, 3, 2), v = random_tensor(2, 2, l, 2, 3);
+    const Tensor g = random_tensor(2, 4, l, 2, 5);
+    const double epsilon = kind == es::FeatureKind::identity ? 2 : 0.25;
+    const auto phi = [&](const Tensor& x) {
+      Tensor y = x;
+      for (double& e : y.values) {
+        switch (kind) {
+          case es::FeatureKind::relu:
+            e = std::max(e, 0.0);
+            break;
+          case es::FeatureKind::elu:
+            e = e > 0 ? e + 1 : std::exp(e);
+            break;
+          case es::FeatureKind::squared:
+            e = e * e;
+            break;
+          case es::FeatureKind::exp:
+            e = std::exp(e);
+            break;
+          default:
+            break;
+        }
+        e += epsilon;
+      }
+      return y;
+    };
+    const PairFunction pair = [&](Index b, Index i, Index j) { return i < counts[b] && j < counts[b]; };
+    const auto reference = [&] { return linear_attention(phi(q), phi(k), v, m.function(), pair); };
+    const auto loss = [&] {
+      const auto r = reference();
+      double sum = 0;
+      for (std::size_t p = 0; p < r.out.values.size(); ++p) sum += r.out.values[p] * g.values[p];
+      return sum;
+    };
+    // Rows beyond the counts may hold anything.
+    Stored<double> sq(q), sk(k), sv(v), sg(g), out(2, 4, l, 2), den(2, 4, l, 1);
+    for (Index h = 0; h < 4; ++h) sq.view.matrix(1, h)(5, 1) = std::nan("");
+    for (Index h = 0; h < 2; ++h) sk.view.matrix(1, h)(4, 0) = std::nan("");
+    Stored<double> qb(2, 4, l, 3), kb(2, 2, l, 3), vb(2, 2, l, 2);
+    std::vector<double> pb(m.values.size());
+    const es::LinearOptions options{.key_counts = {counts, 2}, .features = kind, .feature_epsilon = epsilon};
+    es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, den.view, options);
+    CHECK(relative_to_max(out.flat(), reference().out.values) < 1e-12);
+    es::masked_linear_attention_vjp(sq.view, sk.view, sv.view, masks, out.view, den.view, sg.view,
+                                    {.q = qb.view, .k = kb.view, .v = vb.view, .parameters = {pb.data(), 4, l * l}}, options);
+    CHECK(relative_to_max(qb.flat(), central_differences(q.values, loss)) < 1e-6);
+    CHECK(relative_to_max(kb.flat(), central_differences(k.values, loss)) < 1e-6);
+    CHECK(relative_to_max(vb.flat(), central_differences(v.values, loss)) < 1e-6);
+    CHECK(relative_to_max(pb, central_differences(m.values, loss)) < 1e-6);
+    // Without padding the same bits as a FeatureMap beforehand.
+    Stored<double> plain_q(q), plain_k(k), fq(2, 4, l, 3), fk(2, 2, l, 3), once(2, 4, l, 2), before(2, 4, l, 2);
+    const es::FeatureMap<double> map(3, {.kind = kind, .epsilon = epsilon});
+    map.apply(plain_q.view, fq.view);
+    map.apply(plain_k.view, fk.view);
+    es::masked_linear_attention(fq.view, fk.view, sv.view, masks, before.view);
+    es::masked_linear_attention(plain_q.view, plain_k.view, sv.view, masks, once.view, {},
+                                {.features = kind, .feature_epsilon = epsilon});
+    CHECK(once.memory == before.memory);
+  }
+}
+
 TEST_CASE_TEMPLATE("the same bits for any number of threads, and in little scratch memory", T, float, double) {
   const Tensor q = random_tensor(2, 2, 70, 5, 1, true), k = random_tensor(2, 2, 70, 5, 2, true),
                v = random_tensor(2, 2, 70, 4, 3);
@@ -272,6 +342,11 @@ TEST_CASE("wrong calls throw and write nothing") {
   CHECK_THROWS_AS(
       es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, {}, {.denominator_floor = std::nan("")}),
       es::ValueError);
+  CHECK_THROWS_AS(es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, {},
+                                              {.features = es::FeatureKind::positive_softmax}),
+                  es::ValueError);
+  CHECK_THROWS_AS(es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, {}, {.feature_epsilon = -1}),
+                  es::ValueError);
   const std::int64_t too_many[] = {6};
   CHECK_THROWS_AS(es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, {}, {.key_counts = {too_many, 1}}),
                   es::ValueError);

@@ -174,6 +174,16 @@ TEST_CASE_TEMPLATE("weight epsilon, causal order, padding", T, float, double) {
   compare<T>(s);
 }
 
+TEST_CASE_TEMPLATE("elementwise features", T, float, double) {
+  Setting s{.batch = 2, .heads = 2, .key_heads = 1, .length = 40, .width = 4, .values = 3, .engine = "direct"};
+  for (const auto kind : {es::FeatureKind::relu, es::FeatureKind::elu, es::FeatureKind::squared, es::FeatureKind::exp}) {
+    s.options.features = kind;
+    s.options.feature_epsilon = 0.01;
+    s.counts = kind == es::FeatureKind::elu ? std::vector<std::int64_t>{40, 31} : std::vector<std::int64_t>{};
+    compare<T>(s);
+  }
+}
+
 TEST_CASE_TEMPLATE("attention without a mask", T, float, double) {
   Setting s{.batch = 1, .heads = 2, .key_heads = 2, .length = 33, .width = 4, .values = 3, .masks = 0};
   compare<T>(s);

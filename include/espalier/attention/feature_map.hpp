@@ -11,15 +11,6 @@
 
 namespace espalier {
 
-enum class FeatureKind : std::uint8_t {
-  identity,         // x
-  relu,             // max(x, 0)
-  elu,              // x + 1 for x > 0, e^x otherwise
-  squared,          // x^2
-  exp,              // e^x
-  positive_softmax  // exp(w_r . x' - |x'|^2 / 2) / sqrt(m), x' = sqrt(scale) x
-};
-
 struct FeatureOptions {
   FeatureKind kind = FeatureKind::relu;
   double epsilon = 0;  // added to every feature; >= 0

@@ -17,6 +17,11 @@ struct LinearOptions {
   // Where rows of q . k come divided by exp(shift) (stabilised features), weight_epsilon is divided alike: shift of each query
   // row, B H Lq of them, on the host; empty: 0. balance_shifts (feature_map.hpp) makes them.
   VectorView<const double, Cpu> weight_log_shift{};
+  // An elementwise map phi(x) + feature_epsilon of q and k, applied head by head on the way in, so that features are never held
+  // for all heads; gradients are those of q and k before it. identity without epsilon: q and k are features already. Not
+  // positive_softmax: a FeatureMap does that one.
+  FeatureKind features = FeatureKind::identity;
+  double feature_epsilon = 0;
 };
 
 struct LinearResult {
@@ -25,12 +30,12 @@ struct LinearResult {
   Index floored_rows = 0;
 };
 
-// q: [B, H, Lq, m], k: [B, Hk, Lk, m], both after the feature map; v: [B, Hk, Lk, c]; out: [B, H, Lq, c]; normaliser:
-// [B, H, Lq, 1] or empty, receives the denominators. H a multiple of Hk: query head h uses head h / (H / Hk).
-// masks: none (ones), one, H or B H masks of size Lq x Lk.
-// Cost: that of the masks' products; nothing of size Lq x Lk or L x m c is formed (docs/masks.md).
-// Gradient: masked_linear_attention_vjp. Errors: ShapeError, ValueError (overlap, causal with Lq != Lk unaligned), Cancelled.
-// Source: K. Choromanski et al., ICML 2022, section 3 (Lemma 3.1); normalisation with two epsilons: TopViT.
+// q: [B, H, Lq, m], k: [B, Hk, Lk, m], both after the feature map (or options.features names it); v: [B, Hk, Lk, c]; out: [B,
+// H, Lq, c]; normaliser: [B, H, Lq, 1] or empty, receives the denominators. H a multiple of Hk: query head h uses head h / (H /
+// Hk). masks: none (ones), one, H or B H masks of size Lq x Lk. Cost: that of the masks' products; nothing of size Lq x Lk or L
+// x m c is formed (docs/masks.md). Gradient: masked_linear_attention_vjp. Errors: ShapeError, ValueError (overlap, causal with
+// Lq != Lk unaligned), Cancelled. Source: K. Choromanski et al., ICML 2022, section 3 (Lemma 3.1); normalisation with two
+// epsilons: TopViT.
 template <class U, class B>
 ESPALIER_EXPORT LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v, Masks<U, B> masks,
                                                      Out<U, B> out, Out<U, B> normaliser = {},

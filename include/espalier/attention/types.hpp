@@ -13,6 +13,16 @@
 
 namespace espalier {
 
+// phi of linear attention (feature_map.hpp): positive_softmax draws random features, the others go element by element.
+enum class FeatureKind : std::uint8_t {
+  identity,         // x
+  relu,             // max(x, 0)
+  elu,              // x + 1 for x > 0, e^x otherwise
+  squared,          // x^2
+  exp,              // e^x
+  positive_softmax  // exp(w_r . x' - |x'|^2 / 2) / sqrt(m), x' = sqrt(scale) x
+};
+
 // T and B of an attention call are deduced from its first view, const or not; every other parameter converts to them.
 template <class U, class B>
 using In = std::type_identity_t<TensorView<const std::remove_const_t<U>, B>>;

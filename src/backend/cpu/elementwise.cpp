@@ -5,6 +5,7 @@
 #include <espalier/core/error.hpp>
 
 #include "backend/cpu/parallel.hpp"
+#include "backend/elementwise_maps.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -120,6 +121,34 @@ void add_row_scaled(VectorView<const T, B> s, MatrixView<const T, B> x, MatrixVi
   });
 }
 
+template <class T, class B>
+void map_elements(Elementwise kind, T epsilon, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context) {
+  with_map<T>(kind, [&](auto phi) {
+    over_rows(y.rows, y.cols, sizeof(T), context, [&](Index i) {
+      const T* __restrict from = x.row(i);
+      T* __restrict to = y.row(i);
+      for (Index k = 0; k < y.cols; ++k) to[k] = phi(from[k]) + epsilon;
+    });
+  });
+}
+
+template <class T, class B>
+void map_elements_vjp(Elementwise kind, MatrixView<const T, B> x, MatrixView<const T, B> y_bar, bool accumulate,
+                      MatrixView<T, B> x_bar, const Context<B>& context) {
+  with_map<T>(kind, [&](auto phi) {
+    over_rows(x.rows, x.cols, sizeof(T), context, [&](Index i) {
+      const T* __restrict from = x.row(i);
+      const T* bar = y_bar.row(i);
+      T* to = x_bar.row(i);
+      if (accumulate) {
+        for (Index k = 0; k < x.cols; ++k) to[k] += phi.pull(from[k], bar[k]);
+      } else {
+        for (Index k = 0; k < x.cols; ++k) to[k] = phi.pull(from[k], bar[k]);
+      }
+    });
+  });
+}
+
 #define ESPALIER_INSTANTIATE(T)                                                                                              \
   template class Buffer<T, Cpu>;                                                                                             \
   template void fill(MatrixView<T, Cpu>, T, const Context<Cpu>&);                                                            \
@@ -128,7 +157,10 @@ void add_row_scaled(VectorView<const T, B> s, MatrixView<const T, B> x, MatrixVi
   template void add_scaled(T, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);                            \
   template void expand_panel(MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);   \
   template void contract_panel(MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&); \
-  template void add_row_scaled(VectorView<const T, Cpu>, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);
+  template void add_row_scaled(VectorView<const T, Cpu>, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&); \
+  template void map_elements(Elementwise, T, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);             \
+  template void map_elements_vjp(Elementwise, MatrixView<const T, Cpu>, MatrixView<const T, Cpu>, bool, MatrixView<T, Cpu>,  \
+                                 const Context<Cpu>&);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(double)
 #undef ESPALIER_INSTANTIATE

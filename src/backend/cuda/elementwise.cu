@@ -3,6 +3,7 @@
 #include "backend/elementwise.hpp"
 
 #include "backend/cuda/device.hpp"
+#include "backend/elementwise_maps.hpp"
 
 #include <cstdint>
 #include <limits>
@@ -100,6 +101,25 @@ struct AddRowScaled {
   DeviceMatrix<T> y;
   __device__ void operator()(Index i, Index k) const { y(i, k) += s[i] * x(i, k); }
 };
+template <class T, class Phi>
+struct MapElements {
+  Phi phi;
+  T epsilon;
+  DeviceMatrix<const T> x;
+  DeviceMatrix<T> y;
+  __device__ void operator()(Index i, Index k) const { y(i, k) = phi(x(i, k)) + epsilon; }
+};
+template <class T, class Phi>
+struct PullElements {
+  Phi phi;
+  bool accumulate;
+  DeviceMatrix<const T> x, y_bar;
+  DeviceMatrix<T> x_bar;
+  __device__ void operator()(Index i, Index k) const {
+    const T bar = phi.pull(x(i, k), y_bar(i, k));
+    x_bar(i, k) = accumulate ? x_bar(i, k) + bar : bar;
+  }
+};
 
 }  // namespace
 
@@ -133,6 +153,21 @@ void add_row_scaled(VectorView<const T, B> s, MatrixView<const T, B> x, MatrixVi
   over_elements(y.rows, y.cols, context, AddRowScaled<T>{s.data, on_device(x), on_device(y)});
 }
 
+template <class T, class B>
+void map_elements(Elementwise kind, T epsilon, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context) {
+  with_map<T>(kind, [&](auto phi) {
+    over_elements(y.rows, y.cols, context, MapElements<T, decltype(phi)>{phi, epsilon, on_device(x), on_device(y)});
+  });
+}
+template <class T, class B>
+void map_elements_vjp(Elementwise kind, MatrixView<const T, B> x, MatrixView<const T, B> y_bar, bool accumulate,
+                      MatrixView<T, B> x_bar, const Context<B>& context) {
+  with_map<T>(kind, [&](auto phi) {
+    over_elements(x.rows, x.cols, context,
+                  PullElements<T, decltype(phi)>{phi, accumulate, on_device(x), on_device(y_bar), on_device(x_bar)});
+  });
+}
+
 #define ESPALIER_INSTANTIATE(T)                                                                                                \
   template class Buffer<T, Cuda>;                                                                                              \
   template void fill(MatrixView<T, Cuda>, T, const Context<Cuda>&);                                                            \
@@ -142,7 +177,11 @@ void add_row_scaled(VectorView<const T, B> s, MatrixView<const T, B> x, MatrixVi
   template void expand_panel(MatrixView<const T, Cuda>, MatrixView<const T, Cuda>, MatrixView<T, Cuda>, const Context<Cuda>&); \
   template void contract_panel(MatrixView<const T, Cuda>, MatrixView<const T, Cuda>, MatrixView<T, Cuda>,                      \
                                const Context<Cuda>&);                                                                          \
-  template void add_row_scaled(VectorView<const T, Cuda>, MatrixView<const T, Cuda>, MatrixView<T, Cuda>, const Context<Cuda>&);
+  template void add_row_scaled(VectorView<const T, Cuda>, MatrixView<const T, Cuda>, MatrixView<T, Cuda>,                      \
+                               const Context<Cuda>&);                                                                          \
+  template void map_elements(Elementwise, T, MatrixView<const T, Cuda>, MatrixView<T, Cuda>, const Context<Cuda>&);            \
+  template void map_elements_vjp(Elementwise, MatrixView<const T, Cuda>, MatrixView<const T, Cuda>, bool, MatrixView<T, Cuda>, \
+                                 const Context<Cuda>&);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(double)
 #undef ESPALIER_INSTANTIATE
