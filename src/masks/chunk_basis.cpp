@@ -245,14 +245,16 @@ Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double
 Index last_step(const std::vector<double>& values, double tolerance) {
   double largest = 0;
   for (const double v : values) largest = std::max(largest, std::abs(v));
-  Index last = 0;
+  Index last = 0, run = 0;  // where the last step is, where the run of equal values begins
   std::size_t runs = 1;
-  for (std::size_t d = 1; d < values.size() && 16 * runs <= values.size(); ++d) {
-    if (values[d] == values[d - 1]) continue;
-    ++runs;
-    if (std::abs(values[d] - values[d - 1]) > tolerance * largest) last = static_cast<Index>(d);
+  for (Index d = 1; d < static_cast<Index>(values.size()); ++d) {
+    const double step = std::abs(values[static_cast<std::size_t>(d)] - values[static_cast<std::size_t>(d - 1)]);
+    if (step == 0) continue;
+    if (d - run >= 4 && step > tolerance * largest) last = d;
+    run = d;
+    if (16 * ++runs > values.size()) return 0;
   }
-  return 16 * runs <= values.size() ? last : 0;
+  return last;
 }
 
 Index band_width(const ToeplitzValues& m, double tolerance, ToleranceKind kind) {

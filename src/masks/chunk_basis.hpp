@@ -47,8 +47,9 @@ bool derivative_form(const ToeplitzValues& values, const std::vector<ToeplitzVal
 // hundred places. An estimate (a few milliseconds), for choosing; values that are no short sum of anything smooth have rank
 // `chunk`. Above `most` it may be that of chunks of 32, as far away, which is known much sooner and is more than `most` too.
 Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind, Index most);
-// Where the values are few runs of one number each, the distance from which on they are one: sums of exponentials need exact
-// tiles up to there. Steps within the tolerance do not count. 0: no steps.
+// Where the values are few runs of one number each, the distance of the last step between two, up to which sums of exponentials
+// need exact tiles. A step has at least four equal values before it, unlike the steps of a smooth function that dies out, and
+// is larger than the tolerance. 0: no steps.
 Index last_step(const std::vector<double>& values, double tolerance);
 
 // The least w such that leaving out all entries with |i - j| > w is within the tolerance. O(L).
