@@ -215,7 +215,12 @@ template bool derivative_form(const ToeplitzValues&, const std::vector<ToeplitzV
 template bool derivative_form(const ToeplitzValues&, const std::vector<ToeplitzValues>&, const ChunkBasis<double>&, double,
                               ToleranceKind, backend::ChunkedToeplitz<double>&);
 
-Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind) {
+Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind, Index most) {
+  constexpr Index kNarrow = 32;
+  if (chunk > kNarrow) {
+    const Index rank = far_rank(values, kNarrow, (gap - 1) * chunk / kNarrow + 1, tolerance, kind, most);
+    if (rank > most) return rank;
+  }
   const Index first = (gap - 1) * chunk + 1, last = static_cast<Index>(values.size()) - chunk;
   if (last < first) return 0;
   const auto evaluate = [&](Index t, std::span<double> out) { std::copy_n(values.begin() + t, out.size(), out.begin()); };
@@ -235,6 +240,21 @@ Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double
   Index rank = s.size();
   for (double tail = 0; rank > 0 && tail + s[rank - 1] * s[rank - 1] <= allowed; --rank) tail += s[rank - 1] * s[rank - 1];
   return rank;
+}
+
+Index last_step(const std::vector<double>& values, double tolerance) {
+  double largest = 0;
+  for (const double v : values) largest = std::max(largest, std::abs(v));
+  Index last = 0, run = 0;  // where the last step is, where the run of equal values begins
+  std::size_t runs = 1;
+  for (Index d = 1; d < static_cast<Index>(values.size()); ++d) {
+    const double step = std::abs(values[static_cast<std::size_t>(d)] - values[static_cast<std::size_t>(d - 1)]);
+    if (step == 0) continue;
+    if (d - run >= 4 && step > tolerance * largest) last = d;
+    run = d;
+    if (16 * ++runs > values.size()) return 0;
+  }
+  return last;
 }
 
 Index band_width(const ToeplitzValues& m, double tolerance, ToleranceKind kind) {

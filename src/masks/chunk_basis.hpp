@@ -45,8 +45,12 @@ bool derivative_form(const ToeplitzValues& values, const std::vector<ToeplitzVal
 
 // The number R that the far values of one side would need: their numerical rank over chunks at this tolerance, from a few
 // hundred places. An estimate (a few milliseconds), for choosing; values that are no short sum of anything smooth have rank
-// `chunk`.
-Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind);
+// `chunk`. Above `most` it may be that of chunks of 32, as far away, which is known much sooner and is more than `most` too.
+Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind, Index most);
+// Where the values are few runs of one number each, the distance of the last step between two, up to which sums of exponentials
+// need exact tiles. A step has at least four equal values before it, unlike the steps of a smooth function that dies out, and
+// is larger than the tolerance. 0: no steps.
+Index last_step(const std::vector<double>& values, double tolerance);
 
 // The least w such that leaving out all entries with |i - j| > w is within the tolerance. O(L).
 Index band_width(const ToeplitzValues& values, double tolerance, ToleranceKind kind);

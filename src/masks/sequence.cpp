@@ -96,28 +96,6 @@ const SequenceForm<T>& SequenceEngines<T>::form(Kind kind, bool plain) const {
 
 namespace {
 
-// Where the values are few runs of one number each, the distance from which on they are one: no sum of exponentials is exact
-// tiles away from a step. Steps within the tolerance do not count. 0: no steps.
-Index last_step(const std::vector<double>& values, double tolerance) {
-  double largest = 0;
-  for (const double v : values) largest = std::max(largest, std::abs(v));
-  Index last = 0;
-  std::size_t runs = 1;
-  for (std::size_t d = 1; d < values.size() && 16 * runs <= values.size(); ++d) {
-    if (values[d] == values[d - 1]) continue;
-    ++runs;
-    if (std::abs(values[d] - values[d - 1]) > tolerance * largest) last = static_cast<Index>(d);
-  }
-  return 16 * runs <= values.size() ? last : 0;
-}
-
-// The number of basis vectors that one side needs. Where chunks of 32 need too many, as rough values do, so do wider ones.
-Index basis_size(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind) {
-  const Index narrow = 32;
-  const Index rank = far_rank(values, narrow, (gap - 1) * chunk / narrow + 1, tolerance, kind);
-  return chunk == narrow || rank > kMostBasis ? rank : far_rank(values, chunk, gap, tolerance, kind);
-}
-
 // Of a form that has been made, at the width that forms are chosen for.
 template <class T>
 double flops_a_token(const backend::ChunkedToeplitz<T>& m, bool plain) {
@@ -144,9 +122,9 @@ std::vector<Shaped> shapes_by_cost(const ToeplitzValues& m, bool plain, double t
       const double near = near_flops(chunk, gap, sides, rank, width);
       if (near >= best) break;
       if (steps > (gap - 1) * chunk + 1) continue;
-      if (m.has_lower) s.basis[0] = basis_size(m.lower, chunk, gap, tolerance, kind);
-      if (m.has_upper) s.basis[1] = m.symmetric ? s.basis[0] : basis_size(m.upper, chunk, gap, tolerance, kind);
-      if (m.symmetric && !m.has_lower) s.basis[1] = basis_size(m.lower, chunk, gap, tolerance, kind);
+      if (m.has_lower) s.basis[0] = far_rank(m.lower, chunk, gap, tolerance, kind, kMostBasis);
+      if (m.has_upper) s.basis[1] = m.symmetric ? s.basis[0] : far_rank(m.upper, chunk, gap, tolerance, kind, kMostBasis);
+      if (m.symmetric && !m.has_lower) s.basis[1] = far_rank(m.lower, chunk, gap, tolerance, kind, kMostBasis);
       if (std::max(s.basis[0], s.basis[1]) > kMostBasis) continue;
       const double low = static_cast<double>(s.basis[0]), high = static_cast<double>(s.basis[1]);
       // A basis of R stands for about 2 R states.

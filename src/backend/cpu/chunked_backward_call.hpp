@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/chunked.hpp"
+#include "backend/cpu/chunk_stream.hpp"
 #include "backend/cpu/chunked_call.hpp"
 
 namespace espalier::backend {
@@ -71,6 +72,43 @@ struct ChunkBackwardScratch {
 template <class T>
 struct ChunkBackwardSweep {
   ChunkSweep<T> sources, rows;
+};
+
+// How one sweep's memory is laid out: streams, moments of rows for derivatives, what each chunk of a wave adds to near entries.
+template <class T>
+struct BackwardPlan {
+  Index workers, wave, blocks;
+  Index derivatives = 0, derivative_basis = 0;  // of the far entries; windows: R = 1 and a derivative each
+  ChunkStream<T> sources, rows;
+  Index per_worker, derivative_ring, near, size;  // offsets; scratch is at 0
+
+  BackwardPlan(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, int threads) {
+    const ChunkSide<T>& side = *sweep.sources.side;
+    if (call.want_parameters && side.basis > 0) {
+      derivatives = static_cast<Index>(side.windows.empty() ? side.derivative_out.size() : side.windows.size());
+    }
+    if (derivatives > 0) derivative_basis = side.basis;
+    const Index source_basis = derivatives > 0 || call.want_a ? side.basis : 0;
+    const Index row_basis = call.want_sources ? sweep.rows.side->basis : 0;
+    const Index n = call.chunks(), per_chunk = (source_basis + row_basis + derivative_basis) * call.step;
+    workers = std::min<Index>({n, threads, kMaxWorkers});
+    wave = wave_length(per_chunk, n, workers, sizeof(T));
+    // Each chunk of a wave gathers near entries of its own: 8 MiB of them, or one chunk a worker.
+    const Index gathered = (Index{8} << 20) / static_cast<Index>(sizeof(T)) / std::max<Index>(1, call.near_size());
+    if (call.near && call.want_parameters) wave = std::min(wave, std::max(workers, gathered));
+    blocks = (call.step + kScanBlock - 1) / kScanBlock;
+    sources = ChunkStream<T>(sweep.sources, source_basis, call.step, call.mask->gap, wave);
+    rows = ChunkStream<T>(sweep.rows, row_basis, call.step, call.mask->gap, wave);
+    per_worker = ChunkBackwardScratch<T>(tile_geometry(sizeof(T)), call).size;
+    derivative_ring = align_elements<T>(workers * per_worker) + sources.elements() + rows.elements();
+    near = derivative_ring + align_elements<T>(wave * derivative_basis * call.step);
+    size = near + align_elements<T>(call.near && call.want_parameters ? wave * call.near_size() : 0);
+  }
+  void place(T* base) {
+    T* at = base + align_elements<T>(workers * per_worker);
+    sources.place(at);
+    rows.place(at + sources.elements());
+  }
 };
 
 }  // namespace espalier::backend
