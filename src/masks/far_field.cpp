@@ -5,6 +5,7 @@
 #include <espalier/core/error.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <sstream>
 
@@ -57,8 +58,12 @@ Report FarFieldEngine<T>::report(Shape shape) const {
   r.fitted_negative = f.maybe_negative;
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
   r.flops = near + far;
-  // Into patch order and back, and the moments of every panel written and read.
-  r.bytes = heads * sizeof(T) * length * (4 * m + 6 * c);
+  // Into patch order and back; x, and y both ways, once a panel of features; moments and locals written and read, twice where
+  // patches couple.
+  double vectors = 0;
+  for (const backend::PatchLevel<T>& l : f.grid.levels) vectors += static_cast<double>(backend::count(l.patches) * l.basis);
+  const double panels = std::ceil(m / 9);
+  r.bytes = heads * sizeof(T) * (length * (4 * m + 6 * c + 3 * panels * c) + 5 * vectors * std::max(1.0, m) * c);
   r.predicted_seconds = seconds(near, far, r.bytes, shape);
   r.extra_bytes = backend::patch_bytes(f.grid, shape.rank, shape.columns) + f.set_up_bytes;
   r.row_wise = true;
@@ -83,6 +88,10 @@ void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vect
   if (tolerance_ == 0) return refuse("it is not exact, and the tolerance is 0");
   if (!plan_.refusal.empty()) return refuse(plan_.refusal);
   if (!forced && options_.engine != "auto") return;
+  // On one axis these, where they serve, move fewer numbers: two to three times faster.
+  const bool sequence =
+      std::any_of(all.begin(), all.end(), [](const Report& r) { return r.engine == "exponentials" || r.engine == "band"; });
+  if (!forced && sequence) return;
   // Set-up takes a good part of a product's time: not where even bases of four vectors would not pay.
   const double near =
       static_cast<double>(shape.heads) * near_pairs(plan_) * 2 * static_cast<double>(shape.rank + shape.columns);
