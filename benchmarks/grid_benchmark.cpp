@@ -1,9 +1,12 @@
-// GridMask: the FFT product against bare FFTW, and where tiles give way to FFT.
+// GridMask: the FFT product against bare FFTW, where tiles give way to FFT, and products of tables by axis against both.
 // SPDX-License-Identifier: Apache-2.0
 //
 //   bare_transforms      FFTW_MEASURE, in place, forward and backward, 512 complex columns of 8192 streamed over all the data
 //   product_fft          1024 columns at L = 4096, token-major in and out: at most 1.6 times bare_transforms
 //   plain/..., low_rank/...   both engines over L: `predicted` is the cost model's time, in seconds
+//   grid/FUNCTION/ENGINE/SIZES/COLUMNS   plain products on several axes by every engine and by the planner's choice;
+//   `row_error` is
+//                        the worst ||y~_i - y_i|| / ||(|M| |x|)_i|| against double over 16 rows, `terms` the products of tables
 // Every product runs on one thread. Take the smallest of several repetitions on a machine with other work:
 //   grid_benchmark --benchmark_repetitions=9 --benchmark_report_aggregates_only --benchmark_enable_random_interleaving
 #include <benchmark/benchmark.h>
@@ -12,6 +15,7 @@
 #include <espalier/masks/grid.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -80,6 +84,66 @@ void run_plain(benchmark::State& state, const std::vector<Index>& sizes, Index c
   state.counters["predicted"] = mask.report({.columns = columns}).predicted_seconds;
 }
 
+struct GridFunction {
+  std::string name;
+  DistanceFunction f;
+  Distance distance;
+};
+
+double entry(const GridFunction& g, const std::vector<Index>& sizes, Index i, Index j) {
+  double sum = 0, square = 0;
+  for (std::size_t t = sizes.size(); t-- > 0; i /= sizes[t], j /= sizes[t]) {
+    const double o = std::abs(static_cast<double>(i % sizes[t] - j % sizes[t]));
+    sum += o, square += o * o;
+  }
+  return g.f(g.distance == Distance::l1 ? sum : std::sqrt(square));
+}
+
+double worst_row(const GridFunction& g, const std::vector<Index>& sizes, Index columns, const std::vector<float>& x,
+                 const std::vector<float>& y) {
+  const Index length = static_cast<Index>(x.size()) / columns;
+  double worst = 0;
+  std::vector<double> exact(static_cast<std::size_t>(columns)), size(exact);
+  for (Index k = 0; k < 16; ++k) {
+    const Index i = k * (length - 1) / 15;
+    std::fill(exact.begin(), exact.end(), 0.0);
+    std::fill(size.begin(), size.end(), 0.0);
+    for (Index j = 0; j < length; ++j) {
+      const double m = entry(g, sizes, i, j);
+      for (std::size_t c = 0; c < exact.size(); ++c) {
+        const double v = m * static_cast<double>(x[static_cast<std::size_t>(j * columns) + c]);
+        exact[c] += v, size[c] += std::abs(v);
+      }
+    }
+    double error = 0, norm = 0;
+    for (std::size_t c = 0; c < exact.size(); ++c) {
+      error += std::pow(static_cast<double>(y[static_cast<std::size_t>(i * columns) + c]) - exact[c], 2);
+      norm += size[c] * size[c];
+    }
+    worst = std::max(worst, std::sqrt(error / norm));
+  }
+  return worst;
+}
+
+void run_grid(benchmark::State& state, const GridFunction& g, const std::vector<Index>& sizes, Index columns,
+              const std::string& engine) {
+  GridOptions options;
+  options.engine = engine;
+  options.measure_fft = true;
+  const GridMask<float> mask(sizes, g.f, g.distance, options);
+  const Index length = mask.rows();
+  const auto x = random_values(length * columns);
+  std::vector<float> y(x.size());
+  const auto context = one_thread();
+  const Report report = mask.report({.columns = columns});
+  mask.multiply({x.data(), length, columns}, {y.data(), length, columns}, context);  // plans, spectrum, tables
+  for (auto _ : state) mask.multiply({x.data(), length, columns}, {y.data(), length, columns}, context);
+  state.counters["predicted"] = report.predicted_seconds;
+  state.counters["terms"] = static_cast<double>(report.terms);
+  state.counters["row_error"] = worst_row(g, sizes, columns, x, y);
+  state.SetLabel(report.engine);
+}
+
 void run_low_rank(benchmark::State& state, Index length, Index rank, const std::string& engine) {
   const auto mask = mask_for({length}, engine);
   const Index columns = 64;
@@ -117,6 +181,35 @@ std::string name(const std::string& what, const std::string& engine, Index lengt
   return what + "/" + engine + "/" + std::to_string(length);
 }
 
+void register_grids(std::vector<std::string> engines) {
+  engines.insert(engines.end(), {"separable", "auto"});
+  const std::vector<GridFunction> functions = {{"exponential_l1", Exponential{0.05}, Distance::l1},
+                                               {"rational_l1", Rational{16}, Distance::l1},
+                                               {"gaussian_l2", Gaussian{30}, Distance::l2}};
+  for (const GridFunction& g : functions) {
+    for (const std::vector<Index>& sizes : {std::vector<Index>{64, 64}, {8, 32, 32}, {256, 256}, {512, 512}}) {
+      double length = 1;
+      std::string text;
+      for (const Index n : sizes) {
+        length *= static_cast<double>(n);
+        if (!text.empty()) text.append("x");
+        text.append(std::to_string(n));
+      }
+      for (const Index columns : {Index{3}, Index{64}}) {
+        for (const std::string& e : engines) {
+          // 256 x 256 by tiles takes two seconds, 512 x 512 half a minute.
+          if (e == "direct" && length > 9000) continue;
+          std::string label = "grid/";
+          label.append(g.name).append("/").append(e).append("/").append(text).append("/").append(std::to_string(columns));
+          benchmark::RegisterBenchmark(label.c_str(), [=](benchmark::State& s) {
+            run_grid(s, g, sizes, columns, e);
+          })->Unit(benchmark::kMillisecond);
+        }
+      }
+    }
+  }
+}
+
 void register_all() {
   using benchmark::RegisterBenchmark;
   std::vector<std::string> engines = {"direct"};
@@ -129,6 +222,7 @@ void register_all() {
     run_plain(s, {64, 64}, 1024, "fft");
   })->Unit(benchmark::kMillisecond);
 #endif
+  register_grids(engines);
   for (const std::string& e : engines) {
     for (const Index n : {Index{128}, Index{256}, Index{512}, Index{1024}, Index{4096}}) {
       RegisterBenchmark(name("plain", e, n).c_str(), [=](benchmark::State& s) {

@@ -1,7 +1,8 @@
 // Masks on sequences: every engine side by side in one run, their errors, and how often the choice among them is right.
 // SPDX-License-Identifier: Apache-2.0
 //
-// usage: sequence_benchmark table [LARGEST [WIDTH [FILE.csv]]]   engines by length, float, one thread (default 65536 64)
+// usage: sequence_benchmark table [LARGEST [WIDTH [FILE.csv [FILE.svg]]]]
+//                                                                engines by length, float, one thread (default 65536 64)
 //        sequence_benchmark backward [LENGTH]                    gradients against the product (default 16384)
 //        sequence_benchmark long [LENGTH]                        slow decays against double (default 1048576)
 //        sequence_benchmark keys                                 rows under keys of wildly different size
@@ -10,6 +11,8 @@
 #include <espalier/masks/calibration.hpp>
 #include <espalier/masks/grid.hpp>
 
+#include "engine_times.hpp"
+#include "memory.hpp"
 #include "peak.hpp"
 #include "smooth_functions.hpp"
 
@@ -17,7 +20,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <memory>
 #include <string>
@@ -29,13 +31,17 @@ namespace {
 
 using Named = benchmark::NamedFunction;
 
-// The smooth ones, and buckets as T5 has them: 32 of them on either side, the furthest from 16,384 on.
-std::vector<Named> functions() {
-  std::vector<Named> all = benchmark::smooth_functions();
+// 32 of them on either side, the furthest from 16,384 on.
+DistanceFunction buckets() {
   std::vector<double> values;
   const Random random(6);
   for (std::uint64_t k = 0; k < 32; ++k) values.push_back(std::exp(random.normal(k)));
-  all.push_back({"T5 buckets", logarithmic_buckets(values, 16384)});
+  return logarithmic_buckets(values, 16384);
+}
+
+std::vector<Named> functions() {
+  std::vector<Named> all = benchmark::smooth_functions();
+  all.push_back({"T5 buckets", buckets()});
   return all;
 }
 
@@ -63,32 +69,50 @@ struct Operands {
   void plain(const Mask<float>& mask) { mask.multiply(view(x), view(y), kOneThread); }
 };
 
-// ||y~ - y|| / || |M o A B^T| |X| || over a few rows, and the worst of them, against double.
-struct RowErrors {
-  double norm = 0, worst = 0;
+// Evenly spaced rows of the product in double: values, and for each the sum of what was added up, signs left out.
+struct ExactRows {
+  std::vector<Index> rows;
+  std::vector<double> values, sizes;  // [row, column]
 };
-RowErrors row_errors(const Operands& o, const DistanceFunction& f, int rows) {
-  RowErrors e;
-  double error = 0, magnitude = 0;
-  for (int k = 0; k < rows; ++k) {
-    const Index i = (o.length - 1) * k / std::max(1, rows - 1);
-    std::vector<double> y(static_cast<std::size_t>(o.width), 0.0), size(y);
+ExactRows exact_rows(const Operands& o, const DistanceFunction& f, int count) {
+  ExactRows exact;
+  const auto width = static_cast<std::size_t>(o.width);
+  std::vector<double> f_of(static_cast<std::size_t>(o.length));
+  for (Index d = 0; d < o.length; ++d) f_of[static_cast<std::size_t>(d)] = f(static_cast<double>(d));
+  for (int k = 0; k < count; ++k) {
+    const Index i = (o.length - 1) * k / std::max(1, count - 1);
+    exact.rows.push_back(i);
+    std::vector<double> y(width, 0.0), size(y);
     for (Index j = 0; j < o.length; ++j) {
+      const float *a = o.a.data() + i * o.width, *b = o.b.data() + j * o.width, *x = o.x.data() + j * o.width;
       double s = 0;
-      for (Index c = 0; c < o.width; ++c) {
-        s += static_cast<double>(o.a[static_cast<std::size_t>(i * o.width + c)]) *
-             o.b[static_cast<std::size_t>(j * o.width + c)];
-      }
-      s *= f(static_cast<double>(i > j ? i - j : j - i));
-      for (std::size_t c = 0; c < y.size(); ++c) {
-        const double t = s * o.x[static_cast<std::size_t>(j * o.width) + c];
+      for (std::size_t c = 0; c < width; ++c) s += static_cast<double>(a[c]) * b[c];
+      s *= f_of[static_cast<std::size_t>(i > j ? i - j : j - i)];
+      for (std::size_t c = 0; c < width; ++c) {
+        const double t = s * x[c];
         y[c] += t, size[c] += std::abs(t);
       }
     }
+    exact.values.insert(exact.values.end(), y.begin(), y.end());
+    exact.sizes.insert(exact.sizes.end(), size.begin(), size.end());
+  }
+  return exact;
+}
+
+// ||y~ - y|| / || |M o A B^T| |X| || over these rows, and the worst of them.
+struct RowErrors {
+  double norm = 0, worst = 0;
+};
+RowErrors row_errors(const Operands& o, const ExactRows& exact) {
+  RowErrors e;
+  double error = 0, magnitude = 0;
+  const auto width = static_cast<std::size_t>(o.width);
+  for (std::size_t k = 0; k < exact.rows.size(); ++k) {
     double row = 0, row_size = 0;
-    for (std::size_t c = 0; c < y.size(); ++c) {
-      row += std::pow(y[c] - o.y[static_cast<std::size_t>(i * o.width) + c], 2);
-      row_size += size[c] * size[c];
+    for (std::size_t c = 0; c < width; ++c) {
+      const double got = o.y[static_cast<std::size_t>(exact.rows[k]) * width + c];
+      row += std::pow(exact.values[k * width + c] - got, 2);
+      row_size += std::pow(exact.sizes[k * width + c], 2);
     }
     error += row, magnitude += row_size;
     if (row_size > 0) e.worst = std::max(e.worst, std::sqrt(row / row_size));
@@ -123,54 +147,92 @@ struct Timed {
   double least = std::numeric_limits<double>::infinity();
 };
 
-void table(Index largest, Index width, const char* csv_name) {
-  std::ofstream csv;
-  if (csv_name != nullptr)
-    csv.open(csv_name), csv << "function,length,width,engine,seconds,of_peak,extra_bytes,row_error,norm_error\n";
-  std::printf("m = c = %td, float, tolerance 1e-5, one thread; least of 7 interleaved (3 beyond 65,536)\n", width);
-  std::printf("%-22s %8s %-13s %10s %8s %8s %9s %10s %10s\n", "f", "L", "engine", "ms", "of peak", "chosen", "x tiles",
-              "row error", "error");
-  for (const auto& [name, f] : functions()) {
-    for (Index length = 256; length <= largest; length *= length < 4096 ? 4 : 4) {
-      Operands o(length, width, 11);
-      const Shape shape{.columns = width, .rank = width};
-      std::vector<Timed> engines;
-      for (const char* engine : {"direct", "band", "fft", "piecewise", "exponentials"}) {
-        // Tiles take 10 s at 65,536 and FFT as long at 2^18.
-        if (std::string(engine) == "direct" && length > 16384) continue;
-        if (std::string(engine) == "fft" && length > 65536) continue;
-        if (auto mask = forced(f, length, engine, shape)) engines.push_back({engine, std::move(mask)});
-      }
-      double peak = 0;
-      for (Timed& t : engines) o.product(*t.mask);  // plans, spectra
-      const int rounds = length > 65536 ? 3 : 7;
-      for (int r = 0; r < rounds; ++r) {
-        peak = std::max(peak, benchmark::peak(1));
-        for (Timed& t : engines) t.least = std::min(t.least, benchmark::time_of(1, [&] { o.product(*t.mask); }));
-      }
-      const GridMask<float> automatic({length}, f, Distance::l1, with_engine("auto"));
-      const std::string chosen = automatic.report(shape).engine;
-      const double pairs = static_cast<double>(length) * static_cast<double>(length);
-      // Tiles beyond 16,384 by their speed there: their time is proportional to the pairs.
-      static double tile_speed = 0;
-      for (const Timed& t : engines) {
-        if (t.engine == "direct") tile_speed = 4 * pairs * static_cast<double>(width) / t.least;
-      }
-      const double tiles = 4 * pairs * static_cast<double>(width) / tile_speed;
-      for (Timed& t : engines) {
-        const Report report = t.mask->report(shape);
-        o.product(*t.mask);
-        const RowErrors e = row_errors(o, f, 9);
-        std::printf("%-22s %8td %-13s %10.3f %8.2f %8s %9.1f %10.1e %10.1e\n", name.c_str(), length, t.engine.c_str(),
-                    1e3 * t.least, report.flops / t.least / peak, t.engine == chosen ? "*" : "", tiles / t.least, e.worst,
-                    e.norm);
-        std::fflush(stdout);
-        if (csv.is_open()) {
-          csv << name << ',' << length << ',' << width << ',' << t.engine << ',' << t.least << ','
-              << report.flops / t.least / peak << ',' << report.extra_bytes << ',' << e.worst << ',' << e.norm << '\n';
-        }
-      }
+// Those that the mask offers by itself, and those that can be forced although it would not look at them.
+std::vector<Timed> timed_engines(const DistanceFunction& f, Index length, Shape shape, const GridMask<float>& automatic) {
+  // What is predicted to take longer is left out: tiles at 65,536 tokens (16 s), FFT at 2^18 (11 s).
+  constexpr double longest_seconds = 6;
+  std::vector<std::string> names = {"direct", "band", "fft", "piecewise", "exponentials"};
+  for (const Report& report : automatic.engines(shape)) {
+    if (std::find(names.begin(), names.end(), report.engine) == names.end()) names.push_back(report.engine);
+  }
+  std::vector<Timed> engines;
+  for (const std::string& name : names) {
+    auto mask = forced(f, length, name, shape);
+    if (mask && mask->report(shape).predicted_seconds < longest_seconds) engines.push_back({name, std::move(mask)});
+  }
+  return engines;
+}
+
+// One function at one length: every engine once for memory and errors, then interleaved; appends to `times`.
+void measure(const Named& named, Operands& o, std::vector<benchmark::EngineTime>& times) {
+  const Shape shape{.columns = o.width, .rank = o.width};
+  const GridMask<float> automatic({o.length}, named.f, Distance::l1, with_engine("auto"));
+  const std::string chosen = automatic.report(shape).engine;
+  std::vector<Timed> engines = timed_engines(named.f, o.length, shape, automatic);
+  std::vector<benchmark::EngineTime> results;
+  std::vector<int> rounds;
+  const ExactRows exact = exact_rows(o, named.f, 9);
+  for (const Timed& t : engines) {
+    const Report report = t.mask->report(shape);
+    benchmark::EngineTime r{named.name, t.engine, o.length, o.width, t.engine == chosen};
+    double first = 0;
+    r.extra_bytes = benchmark::peak_memory_of([&] { first = benchmark::time_of(1, [&] { o.product(*t.mask); }); });
+    r.bytes_bound = static_cast<double>(report.extra_bytes);
+    const RowErrors e = row_errors(o, exact);
+    r.row_error = e.worst, r.norm_error = e.norm;
+    results.push_back(r);
+    // Two seconds each, at least twice: what takes long is disturbed less.
+    rounds.push_back(std::clamp(static_cast<int>(2 / first), 2, 7));
+  }
+  double peak = 0;
+  for (int r = 0; r < 7; ++r) {
+    peak = std::max(peak, benchmark::peak(1));
+    for (std::size_t e = 0; e < engines.size(); ++e) {
+      if (r >= rounds[e]) continue;
+      engines[e].least = std::min(engines[e].least, benchmark::time_of(1, [&] { o.product(*engines[e].mask); }));
     }
+  }
+  for (std::size_t e = 0; e < engines.size(); ++e) {
+    results[e].seconds = engines[e].least;
+    results[e].of_peak = engines[e].mask->report(shape).flops / engines[e].least / peak;
+    times.push_back(results[e]);
+  }
+}
+
+void table(Index largest, Index width, const char* csv_name, const char* picture_name) {
+  std::printf("m = c = %td, float, tolerance 1e-5, one thread; least of 2 to 7 interleaved; MB: peak of a product\n", width);
+  std::printf("%-22s %8s %-13s %10s %8s %8s %9s %9s %10s %10s\n", "f", "L", "engine", "ms", "of peak", "chosen", "x tiles",
+              "MB", "row error", "error");
+  std::vector<benchmark::EngineTime> times, thrown_away;
+  // The first call of each engine also loads its code, and FFTW's.
+  Operands small(256, width, 11);
+  measure(benchmark::smooth_functions().front(), small, thrown_away);
+  for (const Named& named : benchmark::smooth_functions()) {
+    // Tiles beyond their last measured length by their speed there (marked ~): their time is proportional to the pairs.
+    double tiles_a_pair = 0;
+    for (Index length = 256; length <= largest; length *= length < 4096 ? 2 : 4) {  // finer where the curves cross
+      Operands o(length, width, 11);
+      const std::size_t before = times.size();
+      measure(named, o, times);
+      const double pairs = static_cast<double>(length) * static_cast<double>(length);
+      bool measured = false;
+      for (std::size_t e = before; e < times.size(); ++e) {
+        if (times[e].engine == "direct") tiles_a_pair = times[e].seconds / pairs, measured = true;
+      }
+      for (std::size_t e = before; e < times.size(); ++e) {
+        const benchmark::EngineTime& t = times[e];
+        std::printf("%-22s %8td %-13s %10.3f %8.2f %8s %s%8.1f %9.1f %10.1e %10.1e\n", t.function.c_str(), t.length,
+                    t.engine.c_str(), 1e3 * t.seconds, t.of_peak, t.chosen ? "*" : "", measured ? " " : "~",
+                    tiles_a_pair * pairs / t.seconds, 1e-6 * t.extra_bytes, t.row_error, t.norm_error);
+      }
+      std::fflush(stdout);
+    }
+  }
+  if (csv_name != nullptr) benchmark::write_csv(csv_name, times);
+  if (picture_name != nullptr) {
+    WholeFile picture(picture_name);
+    picture.write(benchmark::time_picture(times));
+    picture.commit();
   }
 }
 
@@ -209,7 +271,7 @@ void long_decays(Index length) {
       const GridMask<float> mask({length}, f, Distance::l1, with_engine("exponentials"));
       Operands o(length, 16, 3);
       const double seconds = benchmark::time_of(1, [&] { o.product(mask); });
-      const RowErrors e = row_errors(o, f, 9);
+      const RowErrors e = row_errors(o, exact_rows(o, f, 9));
       std::printf("rate %.0e%s: row error %.1e, %.0f ns a token\n", rate, turning ? ", frequency 0.02" : "", e.worst,
                   1e9 * seconds / static_cast<double>(length));
     }
@@ -218,7 +280,8 @@ void long_decays(Index length) {
 
 void keys() {
   const Index length = 8192;
-  std::printf("log-normal keys (log-std 8), L = %td, worst row of 65\n", length);
+  constexpr int kRows = 2048;
+  std::printf("log-normal keys (log-std 8), L = %td, worst row of %d, and all of them together\n", length, kRows);
   for (const auto& [name, f] : std::vector<Named>{{"exp(-x/20)", Exponential{1 / 20.0}},
                                                   {"1/(1+x/16)", Rational{16}},
                                                   {"exp(-sqrt(x)/6)", StretchedExponential{36, 0.5}},
@@ -229,21 +292,34 @@ void keys() {
       const double size = std::exp(8 * random.normal(static_cast<std::uint64_t>(j)) - 20);
       for (Index c = 0; c < 64; ++c) o.b[static_cast<std::size_t>(j * 64 + c)] *= static_cast<float>(size);
     }
+    const ExactRows exact = exact_rows(o, f, kRows);
+    const auto print = [&](const std::string& way) {
+      const RowErrors e = row_errors(o, exact);
+      std::printf("%-18s %-29s %.1e  %.1e\n", name.c_str(), way.c_str(), e.worst, e.norm);
+      std::fflush(stdout);
+    };
     for (const ToleranceKind kind : {ToleranceKind::row, ToleranceKind::pointwise}) {
+      const std::string way = std::string("exponentials, kind ") + (kind == ToleranceKind::row ? "row" : "pointwise");
       GridOptions options = with_engine("exponentials");
       options.tolerance_kind = kind;
       try {
         const GridMask<float> mask({length}, f, Distance::l1, options);
         o.product(mask);
-        std::printf("%-18s exponentials, kind %-9s %.1e\n", name.c_str(), kind == ToleranceKind::row ? "row" : "pointwise",
-                    row_errors(o, f, 65).worst);
+        print(way);
+        for (const std::string& warning : mask.report({.columns = 64, .rank = 64}).warnings) {
+          std::printf("%-18s   warns: %s\n", "", warning.c_str());
+        }
       } catch (const std::exception& error) {
-        std::printf("%-18s exponentials, kind pointwise: %s\n", name.c_str(), error.what());
+        std::printf("%-18s %s: %s\n", name.c_str(), way.c_str(), error.what());
       }
     }
     if (const auto fft = forced(f, length, "fft", {.columns = 64, .rank = 64})) {
       o.product(*fft);
-      std::printf("%-18s FFT %.1e\n", name.c_str(), row_errors(o, f, 65).worst);
+      print("FFT");
+    }
+    if (const auto tiles = forced(f, length, "direct", {.columns = 64, .rank = 64})) {
+      o.product(*tiles);
+      print("tiles");
     }
   }
 }
@@ -294,7 +370,7 @@ int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "table";
   const auto number = [&](int at, Index otherwise) { return argc > at ? static_cast<Index>(std::atoll(argv[at])) : otherwise; };
   if (what == "table") {
-    table(number(2, 65536), number(3, 64), argc > 4 ? argv[4] : nullptr);
+    table(number(2, 65536), number(3, 64), argc > 4 ? argv[4] : nullptr, argc > 5 ? argv[5] : nullptr);
   } else if (what == "backward") {
     backward(number(2, 16384));
   } else if (what == "long") {

@@ -11,6 +11,9 @@ set(cases
   "include/espalier/attention/a.hpp|#include <espalier/core/mask.hpp>|#include <espalier/masks/grid.hpp>|attention may include only"
   "include/espalier/attention/a.hpp|#include <espalier/core/mask.hpp>|  #  include <espalier/graphs/tree.hpp>|attention may include only"
   "include/espalier/io/a.hpp|#include <espalier/graphs/tree.hpp>|#include <espalier/masks/grid.hpp>|io may include only"
+  "include/espalier/io/a.hpp|#include <vector>|#include <dlfcn.h>|standard library"
+  "include/espalier/io/a.hpp|#include <vector>|#include <espalier/notebook.hpp>|io may include only"
+  "include/espalier/notebook.hpp|#include <xcpp/xdisplay.hpp>|#include <nlohmann/json.hpp>|standard library"
   "include/espalier/misc/a.hpp|none|#include <vector>|unknown room"
   "src/masks/a.cpp|#include \"backend/tiles.hpp\"|#include \"attention/heads.hpp\"|masks may include only"
   "src/masks/a.cpp|#include <espalier/functions/distance_function.hpp>|#include \"tiles.hpp\"|write paths from src"
@@ -30,7 +33,7 @@ function(run_check line file result output)
   file(REMOVE_RECURSE "${SCRATCH}")
   foreach(other include/espalier/core/mask.hpp include/espalier/core/views.hpp include/espalier/masks/grid.hpp
       include/espalier/graphs/tree.hpp include/espalier/attention/softmax.hpp include/espalier/functions/distance_function.hpp
-      src/backend/tiles.hpp src/attention/heads.hpp src/core/checks.hpp include/espalier/cuda.hpp)
+      src/backend/tiles.hpp src/attention/heads.hpp src/core/checks.hpp include/espalier/cuda.hpp include/espalier/notebook.hpp)
     file(WRITE "${SCRATCH}/${other}" "#pragma once\n")
   endforeach()
   if(NOT line STREQUAL "none")

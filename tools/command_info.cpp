@@ -5,6 +5,8 @@
 #include "mask_flags.hpp"
 
 #include <espalier/core/build_info.hpp>
+#include <espalier/io/files.hpp>
+#include <espalier/io/tree_files.hpp>
 #include <espalier/masks/calibration.hpp>
 
 #include <cmath>
@@ -62,6 +64,22 @@ std::string table_text(const TreeFile& tree) {
     out << v << '\t' << name << '\t' << tree.parent[v] << '\t' << (root ? 0.0 : tree.weights[v]) << '\n';
   }
   return out.str();
+}
+
+// The nodes of a tree file alone: a table of them needs no function of the distance. False where that is not what was asked
+// for.
+bool describe_tree(Run& run, nlohmann::json& info) {
+  const std::string start = "tree:", mask = run.flags.text("mask").value_or("");
+  if (!run.flags.given("nodes-output") || run.flags.given("function") || mask.rfind(start, 0) != 0) return false;
+  const std::string file = mask.substr(start.size()), nodes = *run.flags.text("nodes-output");
+  if (file.empty()) throw FlagError("mask", "a file's name is missing after the colon");
+  run.outputs.reserve("nodes-output", nodes);
+  const bool array = name_without_gz(file).ends_with(".npy");
+  const TreeFile tree = read_tree_file(file, array ? run.flags.text("weights").value_or("") : "");
+  run.flags.check_all_used();
+  run.outputs.fill(nodes, [table = table_text(tree)](WholeFile& out) { out.write(table); });
+  info["mask"] = {{"text", mask}, {"rows", tree.parent.size()}, {"columns", tree.parent.size()}};
+  return true;
 }
 
 template <class T>
@@ -128,13 +146,13 @@ void run_info(Run& run) {
   for (const MaskForm& form : mask_forms()) {
     info["masks"].push_back(form.kind + (form.operand.empty() ? "" : ":" + form.operand));
   }
-  if (run.flags.given("mask")) {
+  if (run.flags.given("mask") && !describe_tree(run, info)) {
     if (run.flags.text("type").value_or("float") == "double") {
       describe_mask<double>(run, Precision::twofold, info);
     } else {
       describe_mask<float>(run, Precision::single, info);
     }
-  } else {
+  } else if (!run.flags.given("mask")) {
     calibrate_into(run, info);
     run.flags.check_all_used();
   }
@@ -150,7 +168,7 @@ Command info_command() {
           "  espalier info\n"
           "  espalier info --calibrate costs.json\n"
           "  espalier info --mask grid:512x512 --function '1/(1+d)' --columns 64 --rank 64\n"
-          "  espalier info --mask tree:taxa.nwk --function 'exp(-d)' --nodes-output nodes.tsv",
+          "  espalier info --mask tree:taxa.nwk --nodes-output nodes.tsv",
           add_flags, run_info};
 }
 

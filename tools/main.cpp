@@ -45,12 +45,18 @@ std::string parser_text(const CLI::ParseError& error, const std::string& command
   return text + " " + help;
 }
 
+// What has been printed must have arrived: a full disk shows when the buffer is written out.
+int printed() {
+  const bool arrived = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  return arrived ? 0 : fail(1, "standard output cannot be written (is the disk full?)");
+}
+
 int run_command(const Command& command, CLI::App& app, Interrupts& interrupts) {
   Flags flags(app);
   try {
     Run run(command.name, flags, interrupts);
     command.run(run);
-    return 0;
+    return printed();
   } catch (const Cancelled&) {
     return fail(130, "cancelled");
   } catch (const BackendError& error) {
@@ -104,11 +110,15 @@ int run_main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     for (CLI::App* sub : apps) {
-      if (sub->parsed()) return std::fputs(sub->help().c_str(), stdout) < 0 ? 1 : 0;
+      if (!sub->parsed()) continue;
+      std::fputs(sub->help().c_str(), stdout);
+      return printed();
     }
-    return std::fputs(app.help().c_str(), stdout) < 0 ? 1 : 0;
+    std::fputs(app.help().c_str(), stdout);
+    return printed();
   } catch (const CLI::CallForVersion& version) {
-    return std::printf("%s\n", version.what()) < 0 ? 1 : 0;
+    std::printf("%s\n", version.what());
+    return printed();
   } catch (const CLI::ParseError& error) {
     return fail(2, parser_text(error, chosen));
   }

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "run.hpp"
 
+#include <espalier/core/error.hpp>
+
 #include "cost_model.hpp"
 
 #include <sched.h>
@@ -203,7 +205,8 @@ void Run::finish(const std::string& text) {
   } else if (!quiet_) {
     std::printf("%s\n", text.c_str());
   }
-  std::fflush(stdout);
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    throw BackendError("standard output cannot be written (is the disk full?)");
 }
 
 }  // namespace espalier::tools

@@ -1,4 +1,4 @@
-// Backend primitive: a small dense product of packed blocks, the flops under products by state.
+// Backend primitives: a small dense product of packed blocks, and a block turned around.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -17,5 +17,9 @@ constexpr Index padded_width(Index cols) {
 template <class T>
 void block_product(Index rows, Index cols, Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_step, T* c,
                    Index c_step, bool add);
+
+// y[j * y_stride + i] = x[i * x_stride + j],  i < rows, j < cols; x and y apart. One thread, by squares in registers.
+template <class T>
+void transpose_block(const T* x, Index x_stride, Index rows, Index cols, T* y, Index y_stride);
 
 }  // namespace espalier::backend

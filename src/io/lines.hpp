@@ -38,6 +38,15 @@ inline std::optional<double> number_of(std::string_view word) {
   return value;
 }
 
+// Whether the whole of `word` is a number, but one that no double can hold: 1e400.
+inline bool beyond_double(std::string_view word) {
+  if (number_of(word)) return false;
+  if (word.size() > 1 && word[0] == '+' && word[1] != '-') word.remove_prefix(1);
+  double value = 0;
+  const auto [end, code] = std::from_chars(word.data(), word.data() + word.size(), value);
+  return code == std::errc::result_out_of_range && end == word.data() + word.size();
+}
+
 // A word as it may stand in an error text: short, printable.
 inline std::string shown(std::string_view word) {
   std::string text = "'";

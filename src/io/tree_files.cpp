@@ -79,7 +79,8 @@ TreeFile parse_parents(std::string_view text, const std::string& file, bool labe
     line_of.push_back(lines.number());
     const std::string_view second = lines.word();
     const auto weight = second.empty() ? std::optional<double>(1.0) : number_of(second);
-    if (!weight && !labels) lines.fail("weight " + shown(second) + " (expected a finite number)");
+    // Beside labels: 1e400 is a weight that no double holds, not a name.
+    if (!weight && (!labels || beyond_double(second))) lines.fail("weight " + shown(second) + " (expected a finite number)");
     tree.weights.push_back(weight.value_or(1.0));
     tree.names.emplace_back(weight ? std::string_view() : second);
     named = named || !weight;

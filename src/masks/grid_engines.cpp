@@ -4,8 +4,10 @@
 
 #include <algorithm>
 
+#include "masks/far_field.hpp"
 #include "masks/grid_table.hpp"
 #include "masks/piecewise.hpp"
+#include "masks/separable.hpp"
 #include "masks/sequence.hpp"
 
 namespace espalier {
@@ -21,6 +23,9 @@ std::vector<std::unique_ptr<const GridEngine<T>>> grid_engines(const GridSource&
     engines.push_back(std::make_unique<PiecewiseEngine<T>>(source, options));
     engines.push_back(std::make_unique<SequenceEngines<T>>(length, grid_sequence_values(source), options, tolerance));
   }
+  const auto longer = std::count_if(source.sizes.begin(), source.sizes.end(), [](Index n) { return n > 1; });
+  if (longer > 1) engines.push_back(std::make_unique<SeparableEngine<T>>(source, options, tolerance));
+  engines.push_back(std::make_unique<FarFieldEngine<T>>(source, options, tolerance));
   return engines;
 }
 

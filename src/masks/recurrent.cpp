@@ -5,8 +5,10 @@
 #include <espalier/masks/recurrent.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <complex>
+#include <cstdint>
 #include <string>
 
 #include "backend/recurrence.hpp"
@@ -70,6 +72,22 @@ struct RecurrentMask<T>::State {
     a.resize(static_cast<std::size_t>(m)), b.resize(a.size());
     x.assign(static_cast<std::size_t>(width), 0.0), y = x;
     x[static_cast<std::size_t>(c)] = 1;
+  }
+
+  // 52 bits of a hash (FNV-1a) over what gives the states their meaning: a whole number that a double holds.
+  double fingerprint() const {
+    std::uint64_t hash = 14695981039346656037u;
+    const auto add = [&](std::uint64_t bits) {
+      for (int byte = 0; byte < 8; ++byte) hash = (hash ^ (bits >> (8 * byte) & 255)) * 1099511628211u;
+    };
+    add(static_cast<std::uint64_t>(m)), add(static_cast<std::uint64_t>(c));
+    for (const DecayGroup& g : groups) {
+      add(std::bit_cast<std::uint64_t>(g.decay.real())), add(std::bit_cast<std::uint64_t>(g.decay.imag()));
+      for (const std::complex<double>& v : g.coefficients) {
+        add(std::bit_cast<std::uint64_t>(v.real())), add(std::bit_cast<std::uint64_t>(v.imag()));
+      }
+    }
+    return static_cast<double>(hash >> 12);
   }
 
   void coefficients() {
@@ -185,23 +203,26 @@ void RecurrentMask<T>::prefill(MatrixView<const T> b, MatrixView<const T> x) {
   for (Index i = 0; i < b.rows; ++i) s.take(b.row(i), x.row(i), nullptr, nullptr);
 }
 
-// The length, then the states.
+// The length, the mask's fingerprint, then the states.
 template <class T>
 std::vector<double> RecurrentMask<T>::save() const {
-  std::vector<double> numbers{static_cast<double>(state_->length)};
+  std::vector<double> numbers{static_cast<double>(state_->length), state_->fingerprint()};
   numbers.insert(numbers.end(), state_->values.begin(), state_->values.end());
   return numbers;
 }
 template <class T>
 void RecurrentMask<T>::restore(std::span<const double> numbers) {
-  const auto expected = static_cast<Index>(state_->values.size()) + 1;
+  const auto expected = static_cast<Index>(state_->values.size()) + 2;
   if (static_cast<Index>(numbers.size()) != expected) {
     throw ShapeError("RecurrentMask state", static_cast<Index>(numbers.size()), expected);
   }
   if (!(numbers[0] >= 0) || numbers[0] != std::floor(numbers[0]))
     throw ValueError("RecurrentMask: the saved length is no count");
+  if (numbers[1] != state_->fingerprint()) {
+    throw ValueError("RecurrentMask: the saved state is that of another mask (its terms, features or columns differ)");
+  }
   state_->length = static_cast<Index>(numbers[0]);
-  std::copy(numbers.begin() + 1, numbers.end(), state_->values.begin());
+  std::copy(numbers.begin() + 2, numbers.end(), state_->values.begin());
 }
 
 template class ESPALIER_EXPORT RecurrentMask<float>;

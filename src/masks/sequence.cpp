@@ -96,6 +96,16 @@ const SequenceForm<T>& SequenceEngines<T>::form(Kind kind, bool plain) const {
 
 namespace {
 
+// Of a form that has been made, at the width that forms are chosen for.
+template <class T>
+double flops_a_token(const backend::ChunkedToeplitz<T>& m, bool plain) {
+  const double width = static_cast<double>(kReferenceWidth), rank = plain ? 0 : width;
+  const double sides = (m.has_lower ? 1 : 0) + (m.has_upper ? 1 : 0);
+  const auto basis_states = [](const backend::ChunkSide<T>& s) { return static_cast<double>(s.basis * s.states); };
+  return near_flops(m.chunk, m.gap, sides, rank, width) + far_flops(m.chunk, static_cast<double>(m.lower.basis + m.upper.basis),
+                                                                    basis_states(m.lower) + basis_states(m.upper), rank, width);
+}
+
 // Chunks and gaps by the cost of their form as the numerical rank of the far values suggests it, cheapest first.
 std::vector<Shaped> shapes_by_cost(const ToeplitzValues& m, bool plain, double tolerance, ToleranceKind kind) {
   const auto length = static_cast<Index>(m.lower.size());
@@ -160,11 +170,17 @@ SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain) const {
                   " basis vectors a chunk of " + std::to_string(plain ? 32 : 64);
     return form;
   }
-  // The rank says what a basis can do, not what a sum of exponentials can: further shapes are tried where a fit fails.
+  // The rank says what a basis can do, not what a sum of exponentials can: further shapes are tried where a fit fails, or where
+  // it turned out dearer than the rank of another shape promises.
   constexpr std::size_t kTries = 3;
-  for (std::size_t k = 0; k < std::min(kTries, shapes.size()); ++k) {
-    form = form_of_shape(plain, shapes[k].chunk, shapes[k].gap);
-    if (form.met()) break;
+  constexpr double kPromise = 0.95;
+  double least = std::numeric_limits<double>::infinity();
+  for (std::size_t k = 0; k < std::min(kTries, shapes.size()) && shapes[k].flops < kPromise * least; ++k) {
+    SequenceForm<T> next = form_of_shape(plain, shapes[k].chunk, shapes[k].gap);
+    const double flops = next.met() ? flops_a_token(next.basis.product, plain) : std::numeric_limits<double>::infinity();
+    if (k > 0 && flops >= least) continue;
+    form = std::move(next);
+    least = flops;
   }
   return form;
 }

@@ -188,6 +188,14 @@ Make<T> image(const std::string& engine) {
   };
 }
 template <class T>
+Make<T> far_field() {
+  return [=](Index n) {
+    auto o = forced<es::GridOptions>("far-field");
+    o.tolerance = 1e-5;
+    return std::make_shared<es::GridMask<T>>(std::vector<Index>{n / 32, 32}, es::Rational{16}, es::Distance::l2, o);
+  };
+}
+template <class T>
 Make<T> tree(const std::string& engine) {
   return [=](Index n) {
     auto o = forced<es::TreeOptions>(engine);
@@ -272,6 +280,7 @@ std::vector<Case<T>> cases() {
       {"sequence, exponentials", sequence<T>("exponentials"), false, 512},
       {"sequence, band", sequence<T>("band"), false, 512},
       {"sequence, piecewise", sequence<T>("piecewise"), false, 512},
+      {"image, far field", far_field<T>(), false, 512},
       {"tree, sweep", sweep},
       {"tree, dense", tree<T>("dense"), true},
       {"forest, sweep", forest<T>()},
@@ -441,6 +450,30 @@ TEST_CASE_TEMPLATE("products stay within report().extra_bytes, whatever the thre
         CHECK(measured.multiply(true) <= plain);
         CHECK(measured.low_rank(false) <= masked);
         CHECK(measured.low_rank(true) <= masked);
+      }
+    }
+  }
+}
+
+// The search for the products of tables counts as well: it is part of the first report.
+TEST_CASE_TEMPLATE("separable products stay within report().extra_bytes, whatever the threads", T, float, double) {
+  const auto make = [](std::vector<Index> sizes, const es::DistanceFunction& f) {
+    return Case<T>{"separable", [=](Index) {
+                     return std::make_shared<es::GridMask<T>>(sizes, f, es::Distance::l1, forced<es::GridOptions>("separable"));
+                   }};
+  };
+  for (const Case<T>& one : {make({24, 40}, es::Exponential{0.1}), make({128, 65}, es::DampedCosine{0.1, 0.05}),
+                             make({9, 30, 35}, es::Exponential{0.2}), make({200, 300}, es::Gaussian{3})}) {
+    for (const Index c : {1, 5, 40, 130}) {
+      const es::MaskPointer<T> mask = one.make(0);
+      const std::size_t plain = mask->report({.columns = c}).extra_bytes;
+      for (const int threads : {1, 2, 7}) {
+        CAPTURE(mask->rows());
+        CAPTURE(c);
+        CAPTURE(threads);
+        const Measured<T> measured(one, 0, 0, c, context_of(threads));
+        CHECK(measured.multiply(false) <= plain);
+        CHECK(measured.multiply(true) <= plain);
       }
     }
   }

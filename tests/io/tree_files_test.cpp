@@ -75,6 +75,17 @@ TEST_CASE("parent lists: weights, comments, labels, roots") {
   CHECK(named.names == std::vector<std::string>{"entity", "physical", "", "nan"});
 }
 
+TEST_CASE("parent lists: a number beyond double is no name") {
+  for (const std::string word : {"1e400", "-1e999", "+2.5E400"}) {
+    CHECK(error_of([&] { return parse_parents("-1 root\n0 " + word + "\n", "t.parents", true); }) ==
+          "t.parents:2: weight '" + word + "' (expected a finite number)");
+  }
+  // Words with digits stay names, and what is too small for a double is 0.
+  const auto t = parse_parents("-1 e4\n0 p53\n0 inf\n0 1e-400\n0 1.2.3\n", "t.parents", true);
+  CHECK(t.names == std::vector<std::string>{"e4", "p53", "inf", "", "1.2.3"});
+  CHECK(t.weights == std::vector<double>{1, 1, 1, 0, 1});
+}
+
 TEST_CASE("parent lists: malformed files name the line") {
   const std::pair<std::string, std::string> cases[] = {
       {"", "t.txt: no node (expected a line a node: parent [weight])"},

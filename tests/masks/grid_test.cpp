@@ -426,7 +426,7 @@ TEST_CASE("several tables, one a head, are independent masks") {
 TEST_CASE("engines: tiles for short sequences, FFT for long rough ones; forced engines are obeyed in every product") {
   const GridMask<float> small({14, 14}, Exponential{0.1, 1});
   CHECK(small.report({.columns = 64, .rank = 64}).engine == "direct");
-  CHECK(small.report({.columns = 64}).engine == "direct");
+  CHECK(GridMask<float>({14, 14}, Rational{4}, Distance::max).report({.columns = 64}).engine == "direct");
   if (!has_fft()) {
     GridOptions options;
     options.engine = "fft";
@@ -440,6 +440,8 @@ TEST_CASE("engines: tiles for short sequences, FFT for long rough ones; forced e
   CHECK(large.report({.columns = 64}).engine == "fft");
   CHECK(large.engines({.columns = 64}).size() == 2);
   CHECK(large.report({.columns = 64}).extra_bytes < std::size_t{1} << 30);
+  // Lines of padding are not transformed: on 64 x 64, 64 lines of 128 and then 128, instead of twice 128, each way.
+  CHECK(forced<float>({64, 64}, random_table({64, 64}, 1), "fft").report({.columns = 2}).flops == 2.0 * 5 * 192 * 128 * 7);
   const auto mask = forced<float>({101}, random_table({101}, 1), "fft");
   CHECK(mask.report({.columns = 3, .rank = 5}).engine == "fft");
   CHECK_FALSE(mask.report({.columns = 3, .rank = 5}).row_wise);

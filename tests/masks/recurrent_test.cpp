@@ -128,6 +128,25 @@ TEST_CASE("a saved recurrence goes on bit by bit, and copies are independent") {
   CHECK(second.length() == 6);
 }
 
+TEST_CASE("a saved recurrence of another mask with as many numbers is refused, and changes nothing") {
+  const auto mask = [](double decay, double coefficient, Index m, Index c) {
+    return RecurrentMask<float>(ExponentialSum{{{coefficient, decay, 0}}}, m, c);
+  };
+  RecurrentMask<float> own = mask(0.1, 1, 2, 1);
+  const float a[] = {1, 2}, x[] = {3};
+  own.prefill({a, 1, 2}, {x, 1, 1});
+  const std::vector<double> before = own.save();
+  RecurrentMask<float> same = mask(0.1, 1, 2, 1);
+  same.restore(before);
+  CHECK(same.save() == before);
+  // Another decay, another coefficient, another number of columns within the same padding.
+  for (const RecurrentMask<float>& other : {mask(0.2, 1, 2, 1), mask(0.1, 2, 2, 1), mask(0.1, 1, 2, 3)}) {
+    REQUIRE(other.save().size() == before.size());
+    CHECK_THROWS_WITH_AS(own.restore(other.save()), doctest::Contains("of another mask"), ValueError);
+    CHECK(own.save() == before);
+  }
+}
+
 TEST_CASE("recurrences refuse what they cannot do") {
   const ExponentialSum sum{{{1.0, 0.1, 0}}};
   CHECK_THROWS_AS(RecurrentMask<float>(sum, 0, 1), ValueError);

@@ -7,6 +7,7 @@
 #include "support/mask_laws.hpp"
 #include "support/operations.hpp"
 
+#include <algorithm>
 #include <exception>
 #include <sstream>
 #include <string>
@@ -44,7 +45,10 @@ class LawRun {
       return false;
     }
   }
-  bool can(Operation o, Shape shape) const { return can(is_low_rank(o) ? shape : Shape{.columns = shape.columns}); }
+  // A masked product of rank 0 counts as one of rank 1: rank 0 would ask for the plain product.
+  bool can(Operation o, Shape shape) const {
+    return can({.columns = shape.columns, .rank = is_low_rank(o) ? std::max<Index>(1, shape.rank) : 0});
+  }
 
   void note(const std::string& law, const std::string& details) {
     found.push_back({law, (engine_.empty() ? "" : "engine " + engine_ + ": ") + details});

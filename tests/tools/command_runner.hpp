@@ -61,11 +61,16 @@ class Folder {
   }
   // args: as a shell would take them.
   Outcome run(const std::string& args) const {
+    Outcome r = run_into(".stdout", args);
+    r.out = text_of(path_ / ".stdout");
+    return r;
+  }
+  // Standard output goes to this file and is not read.
+  Outcome run_into(const std::string& file, const std::string& args) const {
     const std::string line = "cd '" + path_.string() + "' && OMP_WAIT_POLICY=passive '" + ESPALIER_COMMAND + "' " + args +
-                             " >.stdout 2>.stderr </dev/null";
+                             " >'" + file + "' 2>.stderr </dev/null";
     const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text_of(path_ / ".stdout"),
-            text_of(path_ / ".stderr")};
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), "", text_of(path_ / ".stderr")};
   }
   // Names of all files, for "nothing was left behind".
   std::vector<std::string> names() const {

@@ -383,6 +383,32 @@ TEST_CASE("row draws pictures; info describes; node lists") {
   REQUIRE_MESSAGE(nodes.code == 0, nodes.err);
   CHECK(nodes.out.find("\"sweep\"") != std::string::npos);
   CHECK(text_of(folder.path("nodes.tsv")).rfind("index\tname\tparent\tlength\n0\t\t-1\t0\n1\tC\t0\t2\n2\tA\t1\t0.5\n", 0) == 0);
+  // The table needs no function; an engine does.
+  const Outcome alone = folder.run("info --mask tree:forest.nwk --nodes-output alone.tsv");
+  REQUIRE_MESSAGE(alone.code == 0, alone.err);
+  CHECK(text_of(folder.path("alone.tsv")) == text_of(folder.path("nodes.tsv")));
+  CHECK(alone.out.find("\"rows\"") != std::string::npos);
+  const Outcome engines = folder.run("info --mask tree:forest.nwk");
+  CHECK(engines.code == 2);
+  CHECK(engines.err.find("--function") != std::string::npos);
+  const Outcome unused = folder.run("info --mask tree:forest.nwk --nodes-output unused.tsv --columns 3");
+  CHECK(unused.code == 2);
+  CHECK(unused.err.find("--columns") != std::string::npos);
+}
+
+TEST_CASE("command: what cannot be printed is a failure of the disk") {
+  if (!std::filesystem::exists("/dev/full")) return;
+  const Folder folder;
+  folder.array<double>("x.npy", {5}, Vector(5, 1.0));
+  const std::string multiply = "multiply --mask grid:5 --function 'exp(-d)' --input x.npy --output y.npy";
+  for (const std::string& line : {multiply, multiply + " --report -", std::string("info"), std::string("--help"),
+                                  std::string("fit --help"), std::string("--version")}) {
+    const Outcome r = folder.run_into("/dev/full", line);
+    CAPTURE(line);
+    CHECK(r.code == 1);
+    CHECK(r.err.find("espalier: standard output cannot be written") == 0);
+  }
+  CHECK(folder.run(multiply + " --report - --quiet").code == 0);
 }
 
 namespace {

@@ -27,7 +27,9 @@ struct GridOptions : MaskOptions {
 //   parameters()   the table (free table), or the function's parameters (function of a distance).
 //
 // Engines: "direct" (tiles computed on the fly, L^2 work), "fft" (circulant embedding, padded to 2-3-5-7-smooth lengths
-// p_t >= 2 n_t - 1; O(P log P) a column). Both are exact up to rounding. The FFT's error is normwise, not row by row.
+// p_t >= 2 n_t - 1; O(P log P) a column). Both are exact up to rounding. The FFT's error is normwise, not row by row. Within a
+// tolerance: on one axis "exponentials" and "band"; on several, for the plain product, "separable" (the table as a short sum of
+// products of tables by axis, O(L terms sum n_t) a column). docs/masks.md has both.
 // Gradient: the table's is the correlation g[o] = sum_{i - j = o} M'_ij, by tiles or by FFT; a function's is contracted with
 // df/dp.  Cost of set-up: O(table), spectra on first need. Table entries below 1e-30 of the largest are stored as 0.
 // Errors: ValueError for sizes < 1, an empty grid list, NaN or infinite table values, sizes whose product overflows;

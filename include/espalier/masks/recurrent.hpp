@@ -47,8 +47,9 @@ class ESPALIER_EXPORT RecurrentMask {
   // Takes the tokens of a prompt in without outputs.  b: n x m, x: n x c.
   void prefill(MatrixView<const T> b, MatrixView<const T> x);
 
-  // The state as numbers, and back: a run goes on where it was saved, bit by bit. Errors: ShapeError for numbers of another
-  // mask.
+  // The state as numbers, and back: a run goes on where it was saved, bit by bit. With them goes a fingerprint of the mask's
+  // terms and sizes. Errors: ShapeError for another count of numbers, ValueError for those of another mask; the state is
+  // unchanged then.
   std::vector<double> save() const;
   void restore(std::span<const double> state);
 

@@ -1,4 +1,4 @@
-// Small dense products by the register tile, compiled once per instruction set.
+// Small dense products by the register tile and transposes by squares, compiled once per instruction set.
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/block_product.hpp"
 
@@ -10,6 +10,7 @@
 
 #include "backend/cpu/dispatch.hpp"
 
+#include "backend/cpu/packing-inl.hpp"
 #include "backend/cpu/register_tile-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -60,6 +61,12 @@ void block_product_double(Index rows, Index cols, Index depth, const double* a, 
                           Index b_step, double* c, Index c_step, bool add) {
   all_tiles(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
 }
+void transpose_float(const float* x, Index x_stride, Index rows, Index cols, float* y, Index y_stride) {
+  transpose(x, x_stride, rows, cols, y, y_stride);
+}
+void transpose_double(const double* x, Index x_stride, Index rows, Index cols, double* y, Index y_stride) {
+  transpose(x, x_stride, rows, cols, y, y_stride);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace espalier::backend
@@ -70,6 +77,8 @@ namespace espalier::backend {
 
 HWY_EXPORT(block_product_float);
 HWY_EXPORT(block_product_double);
+HWY_EXPORT(transpose_float);
+HWY_EXPORT(transpose_double);
 
 // Instantiated, not specialised: g++ gives explicit specialisations default visibility in spite of -fvisibility=hidden.
 template <class T>
@@ -83,6 +92,17 @@ void block_product(Index rows, Index cols, Index depth, const T* a, Index a_row,
 }
 template void block_product(Index, Index, Index, const float*, Index, Index, const float*, Index, float*, Index, bool);
 template void block_product(Index, Index, Index, const double*, Index, Index, const double*, Index, double*, Index, bool);
+
+template <class T>
+void transpose_block(const T* x, Index x_stride, Index rows, Index cols, T* y, Index y_stride) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    ESPALIER_DISPATCH(transpose_float)(x, x_stride, rows, cols, y, y_stride);
+  } else {
+    ESPALIER_DISPATCH(transpose_double)(x, x_stride, rows, cols, y, y_stride);
+  }
+}
+template void transpose_block(const float*, Index, Index, Index, float*, Index);
+template void transpose_block(const double*, Index, Index, Index, double*, Index);
 
 }  // namespace espalier::backend
 #endif  // HWY_ONCE

@@ -75,31 +75,38 @@ void outer_products(Index depth, const T* HWY_RESTRICT a, Index a_step, Index ro
   if (column < width) tile(column, Constant<1>());
 }
 
-// y[k] = factor_k x[k], rows of `width` elements (whole vectors).
+// Rows `step` apart, whole vectors and whole register tiles of whose columns may be read.
 template <class T>
-HWY_INLINE void scale_rows(Index rows, Index width, const T* HWY_RESTRICT factor, const T* HWY_RESTRICT x, T* HWY_RESTRICT y) {
+struct PlainRows {
+  const T* data;
+  Index step;
+  const T* row(Index i) const { return data + i * step; }
+};
+
+// y[k] = factor_k x[k], rows of `width` elements (whole vectors), those of y close together.
+template <class T>
+HWY_INLINE void scale_rows(Index rows, Index width, const T* HWY_RESTRICT factor, PlainRows<T> x, T* HWY_RESTRICT y) {
   const Wide<T> d;
   for (Index k = 0; k < rows; ++k) {
     const auto f = hn::Set(d, factor[k]);
     for (Index l = 0; l < width; l += kLanes<T>) {
-      hn::Store(hn::Mul(f, hn::Load(d, x + k * width + l)), d, y + k * width + l);
+      hn::Store(hn::Mul(f, hn::LoadU(d, x.row(k) + l)), d, y + k * width + l);
     }
   }
 }
 
-// y[l] = sum_k factor_k x[k * width + l].
+// y[l] = sum_k factor_k x[k][l].
 template <class T>
-HWY_INLINE void weighted_sum(Index rows, Index width, const T* HWY_RESTRICT factor, const T* HWY_RESTRICT x,
-                             T* HWY_RESTRICT y) {
+HWY_INLINE void weighted_sum(Index rows, Index width, const T* HWY_RESTRICT factor, PlainRows<T> x, T* HWY_RESTRICT y) {
   const Wide<T> d;
   for (Index l = 0; l < width; l += kLanes<T>) {
     auto even = hn::Zero(d), odd = hn::Zero(d);
     Index k = 0;
     for (; k + 2 <= rows; k += 2) {
-      even = hn::MulAdd(hn::Set(d, factor[k]), hn::Load(d, x + k * width + l), even);
-      odd = hn::MulAdd(hn::Set(d, factor[k + 1]), hn::Load(d, x + (k + 1) * width + l), odd);
+      even = hn::MulAdd(hn::Set(d, factor[k]), hn::LoadU(d, x.row(k) + l), even);
+      odd = hn::MulAdd(hn::Set(d, factor[k + 1]), hn::LoadU(d, x.row(k + 1) + l), odd);
     }
-    if (k < rows) even = hn::MulAdd(hn::Set(d, factor[k]), hn::Load(d, x + k * width + l), even);
+    if (k < rows) even = hn::MulAdd(hn::Set(d, factor[k]), hn::LoadU(d, x.row(k) + l), even);
     hn::Store(hn::Add(even, odd), d, y + l);
   }
 }
@@ -111,6 +118,15 @@ void copy_padded(MatrixView<const T, Cpu> x, Index first, Index n, Index width, 
     std::copy_n(x.row(first + i), x.cols, y);
     std::fill(y + x.cols, y + width, T(0));
   }
+}
+
+// n rows of x from `first`: the caller's own where they are exactly `width` wide and close together (at strides near a page all
+// would share the same few places of the first-level cache), else a padded copy in `memory`.
+template <class T>
+PlainRows<T> plain_rows(MatrixView<const T, Cpu> x, Index first, Index n, Index width, T* HWY_RESTRICT memory) {
+  if (x.cols == width && x.row_stride * static_cast<Index>(sizeof(T)) <= 1024) return {x.row(first), x.row_stride};
+  copy_padded(x, first, n, width, memory);
+  return {memory, width};
 }
 
 // The sources [from, to) of a near chunk that a panel of rows can see, by structure; `from` a multiple of kRows.

@@ -75,7 +75,7 @@ void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, 
     const Index source = chunk - tile.distance;
     if (source < 0 || source >= call.chunks()) continue;
     const Index j0 = call.begin(source), nj = call.rows(source);
-    copy_padded(call.b, j0, nj, call.m_pad, scratch + at.b_plain);
+    const PlainRows<T> b = plain_rows(call.b, j0, nj, call.m_pad, scratch + at.b_plain);
     if (call.y_bar) pack_rows(call.x, j0, nj, scratch + at.packed_x);
     for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
       Index from, to;
@@ -87,7 +87,7 @@ void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, 
         constexpr int V = vectors;
         near_weights<V>(call.y_bar ? call.c : 0, scratch + at.packed_x + from * call.c, lanes, lanes + call.c * kPanel<T>,
                         static_cast<const T*>(nullptr), to - from, nj - from, near - from, scratch + at.w);
-        add_strided<V>(to - from, scratch + at.b_plain + from * call.m_pad, call.m_pad, call.m, scratch + at.w, kPanel<T>,
+        add_strided<V>(to - from, b.row(from), b.step, call.m, scratch + at.w, kPanel<T>,
                        scratch + at.a_bar + p * padded_rows(call.m) * kPanel<T>);
       });
     }
@@ -126,10 +126,11 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
     const Index other = chunk - tile.distance;
     if (other < 0 || other >= call.chunks()) continue;
     const Index i0 = call.begin(other), ni = call.rows(other);
-    copy_padded(call.a, i0, ni, call.m_pad, scratch + at.b_plain);
+    const PlainRows<T> a = plain_rows(call.a, i0, ni, call.m_pad, scratch + at.b_plain);
+    PlainRows<T> y_bar{};
     pack_rows(call.a, i0, ni, scratch + at.packed_a);
     if (call.y_bar) {
-      copy_padded(call.y_bar, i0, ni, call.c_pad, scratch + at.x_plain);
+      y_bar = plain_rows(call.y_bar, i0, ni, call.c_pad, scratch + at.x_plain);
       pack_rows(call.y_bar, i0, ni, scratch + at.packed_y);
     }
     for (Index p = 0, j = 0; j < nj; ++p, j += kPanel<T>) {
@@ -151,11 +152,11 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
                         static_cast<const T*>(nullptr), s);
         combine_near<V>(to - from, near, w, s, near_bar == nullptr ? nullptr : near_bar + offset, std::min(kPanel<T>, nj - j));
         if (call.want_b) {
-          add_strided<V>(to - from, scratch + at.b_plain + from * call.m_pad, call.m_pad, call.m, w, kPanel<T>,
+          add_strided<V>(to - from, a.row(from), a.step, call.m, w, kPanel<T>,
                          scratch + at.b_bar + p * padded_rows(call.m) * kPanel<T>);
         }
         if (call.want_x) {
-          add_strided<V>(to - from, scratch + at.x_plain + from * call.c_pad, call.c_pad, call.c, s, kPanel<T>,
+          add_strided<V>(to - from, y_bar.row(from), y_bar.step, call.c, s, kPanel<T>,
                          scratch + at.x_bar + p * padded_rows(call.c) * kPanel<T>);
         }
       });

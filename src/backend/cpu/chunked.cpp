@@ -38,20 +38,25 @@ void chunk_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index c
   const MomentShape& s = call.shape;
   const ChunkScratch<T> at({kPanel<T>, kRows}, s, call.mask->chunk, call.plain());
   const Index j0 = call.begin(chunk), nj = call.rows(chunk), basis = sweep.side->basis;
-  T* x = scratch + at.x;
-  copy_padded(call.x, j0, nj, s.c_pad, x);
   if (call.plain()) {
-    outer_products(nj, sweep.source_by_row.data(), sweep.source_stride, basis, x, s.c_pad, moments);
+    copy_padded(call.x, j0, nj, s.c_pad, scratch + at.x);
+    outer_products(nj, sweep.source_by_row.data(), sweep.source_stride, basis, scratch + at.x, s.c_pad, moments);
     return;
   }
-  T* b = scratch + at.b_plain;
+  const PlainRows<T> x = plain_rows(call.x, j0, nj, s.c_pad, scratch + at.x);
+  const PlainRows<T> b = plain_rows(call.b, j0, nj, s.m_pad, scratch + at.b_plain);
   T* weighted = scratch + at.x_weighted;
-  copy_padded(call.b, j0, nj, s.m_pad, b);
+  // The next chunk of the sweep is asked for in as many parts as there are products to wait behind.
+  const Index next = sweep.upward ? chunk + 1 : chunk - 1;
+  const Index coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
   for (Index p = 0; p < basis; ++p) {
     const T* weight = sweep.side->source.data() + p * call.mask->chunk;
     T* to = moments + p * s.step;
+    const Index first = p * coming / basis, count = (p + 1) * coming / basis - first;
+    prefetch_rows<false>(call.b, call.begin(next) + first, count);
+    prefetch_rows<false>(call.x, call.begin(next) + first, count);
     scale_rows(nj, s.c_pad, weight, x, weighted);
-    outer_products(nj, b, s.m_pad, s.m, weighted, s.c_pad, to);
+    outer_products(nj, b.data, b.step, s.m, weighted, s.c_pad, to);
     if (call.row_sum) weighted_sum(nj, s.m_pad, weight, b, to + s.m * s.c_pad);
   }
 }
@@ -88,8 +93,7 @@ void add_near(const ChunkCall<T>& call, const ChunkScratch<T>& at, Index chunk, 
     const Index source = chunk - tile.distance;
     if (source < 0 || source >= call.chunks()) continue;
     const Index j0 = call.begin(source), nj = call.rows(source);
-    T* x = scratch + at.x;
-    copy_padded(call.x, j0, nj, s.c_pad, x);
+    const PlainRows<T> x = plain_rows(call.x, j0, nj, s.c_pad, scratch + at.x);
     if (!call.plain()) pack_rows(call.b, j0, nj, scratch + at.b_rows);
     for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
       Index from, to;
@@ -102,7 +106,7 @@ void add_near(const ChunkCall<T>& call, const ChunkScratch<T>& at, Index chunk, 
       with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
         constexpr int V = vectors;
         if (call.plain()) {
-          add_strided<V>(to - from, x + from * s.c_pad, s.c_pad, s.c, near - from, -1, y);
+          add_strided<V>(to - from, x.row(from), x.step, s.c, near - from, -1, y);
           return;
         }
         T* scores = scratch + at.scores;
@@ -121,7 +125,7 @@ void add_near(const ChunkCall<T>& call, const ChunkScratch<T>& at, Index chunk, 
         for (int v = 0; v < V; ++v) {
           hn::Store(hn::Add(hn::Load(d, sums + v * kLanes<T>), sum[v]), d, sums + v * kLanes<T>);
         }
-        add_strided<V>(to - from, x + from * s.c_pad, s.c_pad, s.c, scores + from * kPanel<T>, kPanel<T>, y);
+        add_strided<V>(to - from, x.row(from), x.step, s.c, scores + from * kPanel<T>, kPanel<T>, y);
       });
     }
   }

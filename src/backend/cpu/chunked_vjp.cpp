@@ -40,18 +40,16 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
                   VectorView<const T, Cpu> last, bool last_is_one, MatrixView<const T, Cpu> factor, T* scratch, T* moments) {
   const ChunkBackwardScratch<T> at({kPanel<T>, kRows}, call);
   const Index t0 = call.begin(chunk), n = call.rows(chunk);
-  T* f = scratch + at.b_plain;
-  T* v = scratch + at.x_plain;
   T* weighted = scratch + at.weighted;
   T* w = scratch + at.factor;
-  copy_padded(factor, t0, n, call.m_pad, f);
-  if (value) copy_padded(value, t0, n, call.c_pad, v);
+  const PlainRows<T> f = plain_rows(factor, t0, n, call.m_pad, scratch + at.b_plain);
+  const PlainRows<T> v = value ? plain_rows(value, t0, n, call.c_pad, scratch + at.x_plain) : PlainRows<T>{};
   for (Index p = 0; p < basis; ++p) {
     const T* weight = weights + p * call.mask->chunk;
     T* to = moments + p * call.step;
     if (value) {
       scale_rows(n, call.m_pad, weight, f, weighted);
-      outer_products(n, v, call.c_pad, call.c, weighted, call.m_pad, to);
+      outer_products(n, v.data, v.step, call.c, weighted, call.m_pad, to);
     } else {
       std::fill_n(to, call.c * call.m_pad, T(0));
     }

@@ -1,0 +1,125 @@
+// Engine "far-field" of grid masks: when it is offered, what it says of itself, its products.
+// SPDX-License-Identifier: Apache-2.0
+#include "masks/far_field.hpp"
+
+#include <espalier/core/error.hpp>
+
+#include <algorithm>
+#include <limits>
+#include <sstream>
+
+namespace espalier {
+
+template <class T>
+FarFieldEngine<T>::FarFieldEngine(const GridSource& source, const MaskOptions& options, double tolerance)
+    : plan_(patch_plan(source.sizes)), table_(source.table), options_(options), tolerance_(tolerance) {}
+
+template <class T>
+const FarFieldForm<T>& FarFieldEngine<T>::form() const {
+  std::call_once(once_, [&] {
+    if (is_rough(plan_, table_, tolerance_)) {
+      form_.reason = "its values change from point to point: no low rank in a block of them";
+      return;
+    }
+    form_ = far_field_form<T>(plan_, table_, tolerance_, options_.tolerance_kind);
+  });
+  return form_;
+}
+
+template <class T>
+double FarFieldEngine<T>::seconds(double near, double far, double bytes, Shape shape) const {
+  const CostModel& cost = options_.cost;
+  const double slower = sizeof(T) / 4.0;
+  const double far_speed = (shape.rank > 0 ? cost.chunk_flops : cost.chunk_plain_flops) / slower;
+  // Each patch packs its neighbours anew.
+  const double near_speed = 0.85 * cost.tile_flops / slower;
+  return static_cast<double>(shape.heads) * cost.call_seconds + near / near_speed + far / far_speed + bytes / cost.bandwidth;
+}
+
+template <class T>
+Report FarFieldEngine<T>::report(Shape shape) const {
+  const FarFieldForm<T>& f = form();
+  const double heads = static_cast<double>(shape.heads), c = static_cast<double>(shape.columns);
+  const double m = static_cast<double>(shape.rank), length = static_cast<double>(backend::count(plan_.sizes));
+  const double near = heads * f.near_pairs * 2 * (m + c);
+  const double far = heads * f.far_work * std::max(1.0, m) * c;
+  std::ostringstream reason;
+  if (f.grid.levels.empty()) reason << "nothing far";
+  for (const backend::PatchLevel<T>& l : f.grid.levels)
+    reason << (&l == &f.grid.levels.front() ? "bases of " : ", ") << l.basis;
+  reason << (f.grid.levels.empty() ? ", " : " vectors by level, ") << "patches of " << backend::count(plan_.patch)
+         << " points, exact tiles between neighbours" << (f.grid.cross ? " and along the axes" : "");
+  Report r;
+  r.engine = "far-field";
+  r.reason = reason.str();
+  r.certificate = f.certificate;
+  r.terms = f.grid.levels.empty() ? 0 : f.grid.levels.front().basis;
+  r.fitted_negative = f.maybe_negative;
+  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
+  r.flops = near + far;
+  // Into patch order and back, and the moments of every panel written and read.
+  r.bytes = heads * sizeof(T) * length * (4 * m + 6 * c);
+  r.predicted_seconds = seconds(near, far, r.bytes, shape);
+  r.extra_bytes = backend::patch_bytes(f.grid, shape.rank, shape.columns) + f.set_up_bytes;
+  r.row_wise = true;
+  if (f.maybe_negative > 0) {
+    r.warnings.push_back("the mask as applied may be negative at " + std::to_string(f.maybe_negative) +
+                         " offsets where the mask is not");
+  }
+  if (options_.tolerance_kind != ToleranceKind::pointwise && f.certificate.pointwise.value_or(1) > 1e-3) {
+    r.warnings.push_back(
+        "entries far below the largest are not accurate one by one: a row whose large keys are far away loses digits "
+        "(tolerance kind pointwise avoids it)");
+  }
+  return r;
+}
+
+template <class T>
+void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all) const {
+  const bool forced = options_.engine == "far-field";
+  const auto refuse = [&](const std::string& why) {
+    if (forced) throw ValueError("engine 'far-field' cannot serve this mask: " + why);
+  };
+  if (tolerance_ == 0) return refuse("it is not exact, and the tolerance is 0");
+  if (!plan_.refusal.empty()) return refuse(plan_.refusal);
+  if (!forced && options_.engine != "auto") return;
+  // Set-up takes a good part of a product's time: not where even bases of four vectors would not pay.
+  const double near =
+      static_cast<double>(shape.heads) * near_pairs(plan_) * 2 * static_cast<double>(shape.rank + shape.columns);
+  const double far =
+      16 * static_cast<double>(shape.heads * backend::count(plan_.sizes) * std::max<Index>(1, shape.rank) * shape.columns);
+  if (!forced && seconds(near, far, 0, shape) >= best_other) return;
+  const FarFieldForm<T>& f = form();
+  if (!f.met) return refuse(f.reason);
+  all.push_back(report(shape));
+}
+
+template <class T>
+void FarFieldEngine<T>::multiply(const std::string&, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
+                                 const Context<Cpu>& context) const {
+  backend::patch_multiply<T, Cpu>(form().grid, x, y, transpose, context);
+}
+template <class T>
+void FarFieldEngine<T>::multiply_low_rank(const std::string&, const LowRankInputs<T, Cpu>& in,
+                                          const LowRankOutputs<T, Cpu>& out, bool transpose,
+                                          const Context<Cpu>& context) const {
+  backend::patch_low_rank<T, Cpu>(form().grid, in, out, transpose, context);
+}
+template <class T>
+bool FarFieldEngine<T>::multiply_low_rank_vjp(const std::string&, const LowRankInputs<T, Cpu>& in,
+                                              const LowRankCotangents<T, Cpu>& cotangents,
+                                              const LowRankGradients<T, Cpu>& gradients, bool, std::vector<double>&,
+                                              const Context<Cpu>& context) const {
+  backend::patch_low_rank_vjp<T, Cpu>(form().grid, in, cotangents, gradients, context);
+  return false;
+}
+
+template <class T>
+std::unique_ptr<const GridEngine<T>> FarFieldEngine<T>::with_source(const GridSource& source) const {
+  return std::make_unique<FarFieldEngine<T>>(source, options_, tolerance_);
+}
+
+template class FarFieldEngine<float>;
+template class FarFieldEngine<double>;
+
+}  // namespace espalier

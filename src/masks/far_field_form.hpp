@@ -1,0 +1,53 @@
+// Far-field form of a grid mask on the host: patches, nested bases, couplings, and the certificate of what is stored.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/options.hpp>
+#include <espalier/core/report.hpp>
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "backend/patches.hpp"
+
+namespace espalier {
+
+template <class T>
+struct FarFieldForm {
+  backend::PatchedGrid<T> grid;
+  Certificate certificate;  // of the form as stored, near rounding included
+  bool met = false;         // within the tolerance
+  std::string reason;       // why not
+  // Offsets where M >= 0 is so small that M~ may be negative.
+  Index maybe_negative = 0;
+  double near_pairs = 0;         // pairs of points
+  double far_work = 0;           // flops of the far part for each feature and column
+  std::size_t set_up_bytes = 0;  // bound on what making the form takes, with what is kept
+};
+
+// How a grid is cut: at most three axes (those of size 1 left out), leaves of about 64 points (one axis), 16 x 16, or
+// 4 x 8 x 8, evenly.
+struct PatchPlan {
+  backend::Axes sizes{1, 1, 1}, patch{1, 1, 1};
+  std::vector<backend::Axes> patches, split;  // by level; the top has at most four patches an axis
+  std::string refusal;                        // why this grid has no far field; empty: it has
+};
+PatchPlan patch_plan(const std::vector<Index>& sizes);
+
+// Pairs of points in the same or in neighbouring leaves; with cross (two axes) also in leaves level along an axis.
+double near_pairs(const PatchPlan& plan, bool cross = false);
+
+// Whether values far from the centre change from point to point without any low rank, from a block of about 64 points: about a
+// millisecond, whatever the grid.
+bool is_rough(const PatchPlan& plan, const std::vector<double>& table, double tolerance);
+
+// table: prod (2 n_t - 1), row-major. Basis of a level: the leading left singular vectors of { M(t + a) : a in a patch, t over
+// all far offsets }, weighted as the kind of tolerance asks, from random combinations of all its columns; above the leaves in
+// the coordinates of the level below, so that bases are nested exactly. The certificate looks at every entry of every pair of
+// leaves' offset; what the levels above add is bounded through the absolute values of the bases.
+// Cost: about 8 P^2 R flops for each offset of two leaves of P points.
+template <class T>
+FarFieldForm<T> far_field_form(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind);
+
+}  // namespace espalier

@@ -1,0 +1,38 @@
+// A table of grid offsets as a short train of one-axis tables, found by its singular vectors and checked entry by entry.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <espalier/core/options.hpp>
+#include <espalier/core/report.hpp>
+
+#include <string>
+#include <vector>
+
+#include "backend/toeplitz_train.hpp"
+
+namespace espalier {
+
+// t[o_1, ..., o_d] = sum over k of prod_t v_t[k_{t-1}, k_t](o_t), as backend::ToeplitzTrain applies it.
+template <class T>
+struct OffsetTrain {
+  std::vector<backend::TrainAxis<T>> axes;  // second longest first, longest last; axes of one point left out
+  Certificate certificate;                  // of the tables as stored
+  bool met = false;                         // within the tolerance
+  Index terms = 0;                          // the largest number of terms between two axes
+  Index fitted_negative = 0;                // offsets where the mask is >= 0 and the train negative
+  std::string reason;                       // how many terms; why there is none, where not met
+};
+
+// The train with about the fewest terms whose error is within the tolerance. Cross approximation with full pivoting (stopped
+// early on tables that it does not shrink: noise), its factors made orthogonal, cut at ever smaller singular values until the
+// certificate, computed from every offset and every row, is met. Axes along which the table is even are worked on by half.
+// Not met: where it takes more than kMostTerms terms or more arithmetic than the entries themselves.
+// sizes: at least two longer than 1.  Cost: O(table x terms) time, memory of a few tables.
+template <class T>
+OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<double>& table, double tolerance,
+                            ToleranceKind kind);
+
+// Terms between two axes that are tried: from about 8 on an FFT is faster on every grid measured.
+inline constexpr Index kMostTerms = 32;
+
+}  // namespace espalier

@@ -1,0 +1,130 @@
+// The separable engine: when it is worth looking for, its report, its products.
+// SPDX-License-Identifier: Apache-2.0
+#include "masks/separable.hpp"
+
+#include <espalier/core/error.hpp>
+
+#include <algorithm>
+#include <limits>
+
+#include "masks/grid_table.hpp"
+
+namespace espalier {
+
+namespace {
+
+constexpr const char* kName = "separable";
+
+// What the search takes: tables of the problem, factors of the cross approximation and their orthogonal forms, in double.
+std::size_t search_bytes(const std::vector<Index>& sizes) {
+  const auto table = static_cast<std::size_t>(grid_table_size(sizes));
+  Index longest = 1, shortest = std::numeric_limits<Index>::max();
+  for (const Index n : sizes) {
+    if (n > 1) longest = std::max(longest, 2 * n - 1), shortest = std::min(shortest, 2 * n - 1);
+  }
+  const std::size_t line = table / static_cast<std::size_t>(shortest) + static_cast<std::size_t>(longest);
+  return sizeof(double) * (12 * table + 8 * static_cast<std::size_t>(kMostTerms + 8) * line);
+}
+
+}  // namespace
+
+template <class T>
+SeparableEngine<T>::SeparableEngine(const GridSource& source, const MaskOptions& options, double tolerance)
+    : sizes_(source.sizes), table_(source.table), options_(options), tolerance_(tolerance) {}
+
+template <class T>
+bool SeparableEngine<T>::serves(const std::string& engine) const {
+  return engine == kName;
+}
+
+template <class T>
+std::unique_ptr<const GridEngine<T>> SeparableEngine<T>::with_source(const GridSource& source) const {
+  return std::make_unique<SeparableEngine<T>>(source, options_, tolerance_);
+}
+
+template <class T>
+const typename SeparableEngine<T>::Form& SeparableEngine<T>::form() const {
+  std::call_once(once_, [&] {
+    form_.found = offset_train<T>(sizes_, table_, tolerance_, options_.tolerance_kind);
+    if (form_.found.met) form_.product = std::make_unique<backend::ToeplitzTrain<T>>(sizes_, std::move(form_.found.axes));
+  });
+  return form_;
+}
+
+// flops: of one column.
+template <class T>
+double SeparableEngine<T>::seconds(double flops, Shape shape) const {
+  const CostModel& cost = options_.cost;
+  const double c = static_cast<double>(shape.columns), length = static_cast<double>(grid_length(sizes_));
+  // Columns become planes and come back: four passes over memory.
+  const double bytes = 4 * sizeof(T) * length * c, speed = cost.tile_flops * (4.0 / sizeof(T));
+  return static_cast<double>(shape.heads) * (cost.call_seconds + c * flops / speed + bytes / cost.bandwidth);
+}
+
+template <class T>
+void SeparableEngine<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all) const {
+  const bool forced = options_.engine == kName;
+  if (tolerance_ == 0 || shape.rank > 0 || (options_.engine != "auto" && !forced)) return;
+  if (!forced) {
+    double sum = 0;
+    for (const Index n : sizes_) sum += n > 1 ? static_cast<double>(n) : 0;
+    // One product; an axis of which only few offsets count may take less than half, rarely a quarter.
+    if (seconds(0.25 * 2 * sum * static_cast<double>(grid_length(sizes_)), shape) >= best_other) return;
+  }
+  const Form& f = form();
+  if (f.product) {
+    all.push_back(report(f, shape));
+  } else if (forced) {
+    throw ValueError("engine '" + std::string(kName) + "' cannot serve this mask: " + f.found.reason);
+  }
+}
+
+template <class T>
+Report SeparableEngine<T>::report(const Form& form, Shape shape) const {
+  Report r;
+  r.engine = kName;
+  const double columns = static_cast<double>(shape.columns * shape.heads);
+  r.reason = form.found.reason + ", one axis after the other";
+  r.certificate = form.found.certificate;
+  r.terms = form.found.terms;
+  r.fitted_negative = form.found.fitted_negative;
+  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
+  r.predicted_seconds = seconds(form.product->flops(true), shape);
+  r.flops = columns * form.product->flops(false);
+  r.bytes = 2 * sizeof(T) * columns * static_cast<double>(grid_length(sizes_));
+  r.extra_bytes = form.product->bytes(shape.columns) + form.product->kept_bytes() + search_bytes(sizes_);
+  r.row_wise = true;
+  if (r.fitted_negative > 0) {
+    r.warnings.push_back("the sum of products is negative at " + std::to_string(r.fitted_negative) +
+                         " offsets where the mask is not");
+  }
+  if (options_.tolerance_kind != ToleranceKind::pointwise && r.certificate->pointwise.value_or(1) > 1e-3) {
+    r.warnings.push_back(
+        "entries far below the largest are not accurate one by one: a row whose large keys are far away loses digits "
+        "(tolerance kind pointwise avoids it)");
+  }
+  return r;
+}
+
+template <class T>
+void SeparableEngine<T>::multiply(const std::string&, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
+                                  const Context<Cpu>& context) const {
+  form().product->multiply(x, y, transpose, context);
+}
+
+template <class T>
+void SeparableEngine<T>::multiply_low_rank(const std::string&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&,
+                                           bool, const Context<Cpu>&) const {
+  throw ValueError("engine 'separable' makes the plain product only");
+}
+template <class T>
+bool SeparableEngine<T>::multiply_low_rank_vjp(const std::string&, const LowRankInputs<T, Cpu>&,
+                                               const LowRankCotangents<T, Cpu>&, const LowRankGradients<T, Cpu>&, bool,
+                                               std::vector<double>&, const Context<Cpu>&) const {
+  throw ValueError("engine 'separable' makes the plain product only");
+}
+
+template class SeparableEngine<float>;
+template class SeparableEngine<double>;
+
+}  // namespace espalier
