@@ -15,10 +15,10 @@ HWY_BEFORE_NAMESPACE();
 namespace espalier::backend {
 namespace HWY_NAMESPACE {
 
-void scan_float(const ScanStep<float>& scan, Index from, Index to, float* moments, float* state) {
+void chunk_scan_float(const ScanStep<float>& scan, Index from, Index to, float* moments, float* state) {
   scan_chunk(scan, from, to, moments, state);
 }
-void scan_double(const ScanStep<double>& scan, Index from, Index to, double* moments, double* state) {
+void chunk_scan_double(const ScanStep<double>& scan, Index from, Index to, double* moments, double* state) {
   scan_chunk(scan, from, to, moments, state);
 }
 
@@ -29,16 +29,16 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace espalier::backend {
 
-HWY_EXPORT(scan_float);
-HWY_EXPORT(scan_double);
+HWY_EXPORT(chunk_scan_float);
+HWY_EXPORT(chunk_scan_double);
 
 template <>
 void run_scan(const ScanStep<float>& scan, Index from, Index to, float* moments, float* state) {
-  ESPALIER_DISPATCH(scan_float)(scan, from, to, moments, state);
+  ESPALIER_DISPATCH(chunk_scan_float)(scan, from, to, moments, state);
 }
 template <>
 void run_scan(const ScanStep<double>& scan, Index from, Index to, double* moments, double* state) {
-  ESPALIER_DISPATCH(scan_double)(scan, from, to, moments, state);
+  ESPALIER_DISPATCH(chunk_scan_double)(scan, from, to, moments, state);
 }
 
 }  // namespace espalier::backend
