@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <espalier/attention/feature_map.hpp>
 #include <espalier/attention/masked_linear.hpp>
+#include <espalier/core/build_info.hpp>
 #include <espalier/io/files.hpp>
 #include <espalier/masks/grid.hpp>
 
@@ -95,10 +96,14 @@ DemoRow whole_text(const DemoSetting& setting, Text& t) {
   return row;
 }
 
-// Seconds against length for two engines, both axes by powers of two.
+// Seconds against length for three engines, both axes by powers of two.
 Image time_picture(const DemoSetting& setting, const Text& t) {
   const std::vector<Index> lengths = {256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
-  const std::vector<std::pair<std::string, Colour>> engines = {{"direct", {200, 60, 20}}, {"fft", {30, 80, 200}}};
+  std::vector<std::pair<std::string, Colour>> engines = {{"direct", {200, 60, 20}}, {"exponentials", {20, 140, 60}}};
+  const std::vector<BuildInfo::Part> parts = build_info().parts;
+  if (std::any_of(parts.begin(), parts.end(), [](const auto& part) { return part.found && part.engines == "fft"; })) {
+    engines.push_back({"fft", {30, 80, 200}});
+  }
   std::vector<std::vector<double>> seconds;
   for (const auto& engine : engines) {
     std::vector<double> line;

@@ -26,10 +26,14 @@ struct GridOptions : MaskOptions {
 //           necessarily symmetric.
 //   parameters()   the table (free table), or the function's parameters (function of a distance).
 //
-// Engines: "direct" (tiles computed on the fly, L^2 work), "fft" (circulant embedding, padded to 2-3-5-7-smooth lengths
-// p_t >= 2 n_t - 1; O(P log P) a column). Both are exact up to rounding. The FFT's error is normwise, not row by row. Within a
-// tolerance: on one axis "exponentials" and "band"; on several, for the plain product, "separable" (the table as a short sum of
-// products of tables by axis, O(L terms sum n_t) a column). docs/masks.md has both.
+// Engines, docs/masks.md has them all:
+//   direct         tiles computed on the fly, O(L^2); exact up to rounding, row by row
+//   fft            circulant embedding, padded to 2-3-5-7-smooth lengths p_t >= 2 n_t - 1, O(P log P) a column; normwise
+//   piecewise      one axis, few pieces of one value: exact tiles at their ends, sliding sums between; O(L)
+//   exponentials   one axis, smooth away from the diagonal: within the tolerance, certified; O(L)
+//   band           one axis, entries that die out: within the tolerance; O(L width)
+//   separable      several axes, a short sum of products of tables by axis, plain products: certified; O(L terms sum n_t)
+//   far-field      up to three axes, smooth away from the diagonal: certified; O(L)
 // Gradient: the table's is the correlation g[o] = sum_{i - j = o} M'_ij, by tiles or by FFT; a function's is contracted with
 // df/dp.  Cost of set-up: O(table), spectra on first need. Table entries below 1e-30 of the largest are stored as 0.
 // Errors: ValueError for sizes < 1, an empty grid list, NaN or infinite table values, sizes whose product overflows;
