@@ -111,7 +111,7 @@ DiffusionMask<T, B>::DiffusionMask(std::shared_ptr<const State> state, double ti
   if (!(time >= 0) || !std::isfinite(time)) throw ValueError("DiffusionMask: the time must be finite and >= 0");
   const double largest = -time * state_->op->smallest, limit = sizeof(T) == sizeof(float) ? 80 : 700;
   if (largest > limit || -time * state_->op->low > 700) {
-    throw ValueError("DiffusionMask: exp(tA) overflows: t times the largest eigenvalue is about " +
+    throw ValueError("DiffusionMask: exp(tA) overflows: t times the largest eigenvalue is up to " +
                      std::to_string(-time * state_->op->low) + " (expected at most " + std::to_string(static_cast<int>(limit)) +
                      "); use a smaller time or a Laplacian");
   }
@@ -149,10 +149,10 @@ std::vector<Report> DiffusionMask<T, B>::candidates(Shape shape) const {
   chebyshev.engine = "chebyshev";
   chebyshev.terms = static_cast<Index>(products) + 1;
   chebyshev.certificate = Certificate{.norm = series.certificate};
-  // The result is rounded to T, and what falls below T's normal numbers is flushed to 0.
-  const double smallest = std::numeric_limits<T>::min();
-  chebyshev.rounding_estimate = series.rounding + std::numeric_limits<T>::epsilon() +
-                                std::min(1.0, smallest * std::exp(std::min(700.0, expansion_->time * op.smallest)));
+  // Below T's normal numbers the result is flushed to 0.
+  const double flushed = std::min(
+      1.0, static_cast<double>(std::numeric_limits<T>::min()) * std::exp(std::min(700.0, expansion_->time * op.smallest)));
+  chebyshev.rounding_estimate = series.rounding + std::numeric_limits<T>::epsilon() + flushed;
   chebyshev.flops = products * columns * (2 * nonzeros + 7 * n);
   const double element = inner_double ? 8 : 4;
   chebyshev.bytes = products * (columns * n * 4 * element + std::ceil(columns / 16) * nonzeros * (4 + element));
@@ -171,15 +171,20 @@ std::vector<Report> DiffusionMask<T, B>::candidates(Shape shape) const {
     chebyshev.warnings.push_back(
         "the rounding estimate is above the tolerance: this time on this spectrum needs more than double");
   }
+  if (flushed > this->tolerance()) {
+    chebyshev.warnings.push_back("the kernel is so small that its entries are flushed to 0: use a smaller time");
+  }
   const bool small = this->rows() <= diffusion::kEigenNodes;
   // The adjacency's terms may cancel; the decomposition's do not. It is left the only engine where they cancel too much.
-  const bool missed = op.kind == GraphOperator::adjacency && this->tolerance() > 0 && !chebyshev.warnings.empty();
+  const bool missed = op.kind == GraphOperator::adjacency && this->tolerance() > 0 &&
+                      std::max(series.certificate, series.rounding) > this->tolerance();
   std::vector<Report> all;
   if (!(missed && small && this->options().engine == "auto")) all.push_back(std::move(chebyshev));
   if (small) {
     Report eigen = this->tile_report(shape, "eigen");
     // The decomposition (about 10 n^3 flops at 2 Gflop/s) is paid once a graph, the kernel (2 n^3) once a time; counted whole.
     eigen.predicted_seconds += 12 * n * n * n / 2e9;
+    eigen.rounding_estimate += flushed;
     eigen.reason = "dense eigendecomposition, " + std::to_string(this->rows()) + " nodes";
     eigen.extra_bytes += static_cast<std::size_t>(n * n) * (8 + sizeof(T));
     all.push_back(std::move(eigen));
