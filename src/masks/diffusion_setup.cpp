@@ -155,6 +155,8 @@ Series plan_series(const Operator& op, double time, double tolerance, double eps
   // split over s steps by exp(excess / s) in each. Steps of excess 1 cancel nothing worth the name.
   const double excess = time * (op.smallest - op.low);
   const double most = std::max(1.0, std::ceil(excess));
+  // t low, z and t / s are rounded in double whatever the recurrence runs in, and exponentials of them keep the absolute error.
+  const double exponent = 2 * 1.1e-16 * time * std::abs(op.low);
   Series best;
   for (double steps = 1;; steps = std::min(2 * steps, most)) {
     // M = (exp(-(t / s) T))^s, and ||M||_2 is the s-th power of a step's norm: steps with relative error d add up to
@@ -164,7 +166,8 @@ Series plan_series(const Operator& op, double time, double tolerance, double eps
     Series s = make_series(op, time / steps, each, operator_error);
     if (steps > 1) s.certificate = std::expm1(steps * std::log1p(s.certificate));
     s.steps = static_cast<Index>(steps);
-    s.rounding = recurrence_rounding(steps * static_cast<double>(s.coefficients.size()), epsilon) * std::exp(excess / steps);
+    s.rounding =
+        recurrence_rounding(steps * static_cast<double>(s.coefficients.size()), epsilon) * std::exp(excess / steps) + exponent;
     const bool enough = s.rounding <= tolerance && s.certificate <= tolerance;
     if (steps == 1 || enough || s.rounding < best.rounding) best = std::move(s);
     if (enough || steps >= most) return best;

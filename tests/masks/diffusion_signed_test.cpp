@@ -203,6 +203,37 @@ TEST_CASE("lone negative self-loops: the norm is far below 1") {
   }
 }
 
+TEST_CASE("rounding alone, up to the largest exponents") {
+  // A tolerance that no rounding meets: the truncation is below it, and what is left is the arithmetic.
+  for (const std::string kind : {"signs", "loops", "sizes", "sinks"}) {
+    for (const Index n : {Index{6}, Index{40}, Index{120}}) {
+      const auto graph = random_graph(kind, n);
+      if (graph->stored() == 0) continue;
+      Products<double> p(*graph);
+      for (const double exponent : {1.0, 30.0, 300.0, 600.0}) {
+        const double time = exponent / largest_row_sum(*graph);
+        p.at(time);
+        const es::DiffusionMask<double> mask(graph, time, Op::adjacency, {.engine = "chebyshev", .tolerance = 1e-16});
+        const es::Report report = mask.report({.columns = 3});
+        CAPTURE(report.reason);
+        CHECK(p.error(mask, false) <= report.certificate->norm.value() + report.rounding_estimate);
+      }
+    }
+  }
+  // Weights >= 0: nothing cancels, the exponents' rounding is all there is.
+  std::vector<es::Edge> path;
+  for (Index i = 1; i < 30; ++i) path.push_back({i - 1, i, 0.9 + 0.01 * static_cast<double>(i % 7)});
+  const auto graph = graph_of(30, path);
+  Products<double> p(*graph);
+  for (const double time : {0.1, 10.1, 100.3, 200.7, 333.3}) {
+    p.at(time);
+    const es::DiffusionMask<double> mask(graph, time, Op::adjacency, {.engine = "chebyshev", .tolerance = 1e-16});
+    const es::Report report = mask.report({.columns = 3});
+    CAPTURE(report.reason);
+    CHECK(p.error(mask, false) <= report.certificate->norm.value() + report.rounding_estimate);
+  }
+}
+
 TEST_CASE("weights >= 0 run in one step, weights of both signs in as many as their rounding needs") {
   std::vector<es::Edge> positive, mixed;
   for (Index i = 1; i < 200; ++i) {
