@@ -21,100 +21,6 @@ constexpr double kLargestArgument = 1e10;
 
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-// y = (diag(diagonal) + |W|) x.
-void absolute_product(const Operator& op, const std::vector<double>& x, std::vector<double>& y) {
-  const auto& start = op.graph->row_start();
-  const auto& col = op.graph->col_index();
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    double sum = std::abs(op.diagonal[i]) * x[i];
-    for (Index p = start[i]; p < start[i + 1]; ++p) {
-      sum += std::abs(op.weights[static_cast<std::size_t>(p)]) * x[static_cast<std::size_t>(col[static_cast<std::size_t>(p)])];
-    }
-    y[i] = sum;
-  }
-}
-
-// Collatz-Wielandt: for N = diag(|diagonal|) + |W| >= 0 and any x > 0, max_i (N x)_i / x_i bounds the spectral radius of N and
-// so that of diag - W. Power steps on N + s I (s breaks the oscillation of bipartite graphs) make the bound tight; `vector`
-// keeps x.
-double spectral_bound(const Operator& op, std::vector<double>& x) {
-  x.assign(op.diagonal.size(), 1.0);
-  std::vector<double> y(x.size());
-  double bound = std::numeric_limits<double>::infinity();
-  // 60 products bring usroads from the degree bound 11 to 8.55 (true 8.22); the adjacency of hub graphs gains up to 200.
-  const int products = op.kind == GraphOperator::adjacency ? 200 : 60;
-  for (int step = 0; step < products; ++step) {
-    absolute_product(op, x, y);
-    double ratio = 0, largest = 0;
-    for (std::size_t i = 0; i < x.size(); ++i) ratio = std::max(ratio, y[i] / x[i]);
-    bound = std::min(bound, ratio);
-    if (bound == 0 || !std::isfinite(bound)) return bound;
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      x[i] = y[i] + 0.25 * bound * x[i];
-      largest = std::max(largest, x[i]);
-    }
-    // Any positive vector is allowed: entries that have shrunk to nothing are lifted.
-    for (double& v : x) v = std::max(v / largest, 1e-150);
-  }
-  return bound * (1 + 1e-12);
-}
-
-// x . A x / x . x: a lower bound of A's largest eigenvalue.
-double rayleigh(const Operator& op, const std::vector<double>& x) {
-  const auto& start = op.graph->row_start();
-  const auto& col = op.graph->col_index();
-  double top = 0, bottom = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    double sum = 0;
-    for (Index p = start[i]; p < start[i + 1]; ++p) {
-      sum += op.weights[static_cast<std::size_t>(p)] * x[static_cast<std::size_t>(col[static_cast<std::size_t>(p)])];
-    }
-    top += x[i] * sum;
-    bottom += x[i] * x[i];
-  }
-  return bottom > 0 ? top / bottom : 0;
-}
-
-void set_interval(Operator& op) {
-  std::vector<double> x;
-  switch (op.kind) {
-    case GraphOperator::adjacency: {
-      const double radius = spectral_bound(op, x);
-      op.low = -radius;
-      op.high = radius;
-      // A constant vector on one edge's ends and unit vectors are Rayleigh quotients too: the diagonal is one.
-      op.smallest = -std::max(rayleigh(op, x), 0.0);
-      break;
-    }
-    case GraphOperator::laplacian:
-      op.low = op.smallest = 0;
-      op.high = spectral_bound(op, x);
-      break;
-    case GraphOperator::normalized_laplacian:
-    case GraphOperator::random_walk:
-      op.low = op.smallest = 0;
-      op.high = 2;
-      break;
-  }
-  // alpha = 4 / (high - low) must be a float above the subnormal range.
-  if (!(op.high <= 1e37)) {
-    throw ValueError("DiffusionMask: the operator's spectrum reaches " + std::to_string(op.high) +
-                     " (expected at most 1e37); scale the weights down and the time up");
-  }
-  if (op.high <= op.low) op.high = op.low + 1;  // an operator without edges: any interval holds its only eigenvalue
-  // alpha in float, rounded down: the recurrence's operator is then the same in float and double, and the interval only widens.
-  float alpha = static_cast<float>(4 / (op.high - op.low));
-  while (static_cast<double>(alpha) > 4 / (op.high - op.low)) alpha = std::nextafter(alpha, 0.0f);
-  op.alpha = alpha;
-  const double width = 4 / op.alpha;
-  if (op.kind == GraphOperator::adjacency) {
-    op.high = width / 2;
-    op.low = -op.high;
-  } else {
-    op.high = op.low + width;
-  }
-}
-
 }  // namespace
 
 std::shared_ptr<const Operator> make_operator(std::shared_ptr<const Graph> graph, GraphOperator kind) {
@@ -217,10 +123,10 @@ Series make_series(const Operator& op, double time, double tolerance, double ope
   }
   const std::vector<double> bessel = scaled_bessel(z);
   // ||M~ - M||_2 <= e^{-t low} tail, ||M||_2 >= e^{-t smallest}; the random walk's diagonal factors add their condition.
-  // Rounding T by E, ||E|| <= e, moves exp(-t T) by at most t e exp(t e) relative to e^{-t low}, and the spectrum to at most
-  // 1 + x of the interval, x = 2 e / (high - low), where |T_k| <= exp(k sqrt(2 x)).
+  // Rounding T by E, ||E|| <= e, moves exp(-t T) by at most t e exp(t e) ||exp(-t T)||_2 (Duhamel; T and E are symmetric), and
+  // the spectrum to at most 1 + x of the interval, x = 2 e / (high - low), where |T_k| <= exp(k sqrt(2 x)).
   const double relative = std::exp(time * (op.smallest - op.low)) * op.condition;
-  const double moved = time * operator_error * std::exp(time * operator_error) * relative;
+  const double moved = time * operator_error * std::exp(time * operator_error) * op.condition;
   const double outgrown = std::exp(static_cast<double>(bessel.size()) * std::sqrt(4 * operator_error / (op.high - op.low)));
   const double factor = relative * outgrown;
   std::size_t count = bessel.size();
@@ -238,6 +144,34 @@ Series make_series(const Operator& op, double time, double tolerance, double ope
   const double outside = std::exp(-time * op.low);
   for (std::size_t k = 0; k < count; ++k) s.coefficients[k] = outside * (k == 0 ? 1 : (k % 2 == 1 ? -2 : 2)) * bessel[k];
   return s;
+}
+
+double recurrence_rounding(double terms, double epsilon) {
+  return 0.35 * terms * epsilon;
+}
+
+Series plan_series(const Operator& op, double time, double tolerance, double epsilon, double operator_error) {
+  // The terms have the size exp(-t low) and cancel down to ||M||_2 >= exp(-t smallest): their rounding grows by exp(excess),
+  // split over s steps by exp(excess / s) in each. Steps of excess 1 cancel nothing worth the name.
+  const double excess = time * (op.smallest - op.low);
+  const double most = std::max(1.0, std::ceil(excess));
+  // t low, z and t / s are rounded in double whatever the recurrence runs in, and exponentials of them keep the absolute error.
+  const double exponent = 2 * 1.1e-16 * time * std::abs(op.low);
+  Series best;
+  for (double steps = 1;; steps = std::min(2 * steps, most)) {
+    // M = (exp(-(t / s) T))^s, and ||M||_2 is the s-th power of a step's norm: steps with relative error d add up to
+    // (1 + d)^s - 1. (Only the adjacency has an excess, so the random walk's unsymmetric M is always one step.)
+    // The factor keeps the sum's own rounding below the tolerance.
+    const double each = steps == 1 ? tolerance : std::expm1(std::log1p(tolerance) / steps) * (1 - 1e-14);
+    Series s = make_series(op, time / steps, each, operator_error);
+    if (steps > 1) s.certificate = std::expm1(steps * std::log1p(s.certificate));
+    s.steps = static_cast<Index>(steps);
+    s.rounding =
+        recurrence_rounding(steps * static_cast<double>(s.coefficients.size()), epsilon) * std::exp(excess / steps) + exponent;
+    const bool enough = s.rounding <= tolerance && s.certificate <= tolerance;
+    if (steps == 1 || enough || s.rounding < best.rounding) best = std::move(s);
+    if (enough || steps >= most) return best;
+  }
 }
 
 Decomposition decompose(const Operator& op) {

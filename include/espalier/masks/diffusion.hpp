@@ -27,12 +27,18 @@ enum class GraphOperator {
 //                double for float data where the tolerance is below the float rounding estimate, about 0.35 terms 6e-8, or
 //                does not cover what rounding T to float costs (about 6e-8 t where T is not representable).
 //                O(terms (nonzeros + L)) a column, terms about sqrt(2 t rho log(1 / tolerance)), rho the spectral bound.
+//                Adjacency with weights of both signs: the sum's terms have the size exp(t rho(|A|)), ||M||_2 is exp(t lambda),
+//                lambda A's largest eigenvalue (a Rayleigh quotient bounds it from below). What cancels between the two is
+//                kept below the tolerance by equal steps of time, M = exp(t A / s)^s, s at most t (rho(|A|) - lambda) and the
+//                least power of two that will do; terms then count all steps. One step for weights >= 0 and Laplacians.
 //   "eigen"      dense eigendecomposition in double, made on first need, exact up to rounding, up to 1024 nodes. With
 //                this engine forced, entries() has tiles (the mask can then be a softmax bias).
 // parameters(): t. Gradient: dM/dt = -T M.
-// Accuracy: rounding is about 0.35 terms eps relative to ||X||.
+// Accuracy: rounding is about 0.35 terms eps relative to ||M||_2 ||X||, times exp(t (rho(|A|) - lambda) / s) for the adjacency,
+// and 2 eps t rho(|A|) of double for its exponents. Where that exceeds the tolerance the report warns, and the planner leaves
+// "eigen" alone to choose where it exists.
 // Errors: ValueError for a negative, NaN or infinite t, negative weights under a Laplacian, and for exp(tA) that would
-// overflow (t lambda_max > 80 in float, 700 in double); t times the width of the spectrum above 2e10, or a spectrum beyond
+// overflow (t lambda > 80 in float, t rho(|A|) > 700); t times the width of the spectrum above 2e10, or a spectrum beyond
 // 1e37.
 // Source: H. Tal-Ezer, R. Kosloff, "An accurate and efficient scheme for propagating the time dependent Schroedinger
 // equation", J. Chem. Phys. 81 (1984), for the expansion; L. Collatz, Math. Z. 48 (1942), for the bound.
