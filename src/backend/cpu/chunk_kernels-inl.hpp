@@ -28,21 +28,13 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <int V, class T>
 HWY_INLINE void add_strided(Index depth, const T* HWY_RESTRICT x, Index x_step, Index columns, const T* HWY_RESTRICT s,
                             Index s_step, T* HWY_RESTRICT y) {
-  const Wide<T> d;
-  for (Index c = 0; c < columns; c += kRows) {
-    with_tile_rows(columns - c, [&](auto height) HWY_ATTR {
+  for (Index c = 0; c < columns;) {
+    c += with_even_rows(columns - c, [&](auto height) HWY_ATTR {
       constexpr int R = height;
       Accumulator<T, R, V> acc;
       clear(acc);
       multiply_accumulate<T, R, V>(depth, x + c, 1, x_step, s, s_step, acc);
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) {
-          T* to = y + (c + r) * kPanel<T> + v * kLanes<T>;
-          hn::Store(hn::Add(hn::Load(d, to), acc.c[r][v]), d, to);
-        }
-      }
+      add_tile(acc, y + c * kPanel<T>);
     });
   }
 }
@@ -54,8 +46,8 @@ void outer_products(Index depth, const T* HWY_RESTRICT a, Index a_step, Index ro
   const Wide<T> d;
   const auto tile = [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
-    for (Index i = 0; i < rows; i += kRows) {
-      with_tile_rows(rows - i, [&](auto height) HWY_ATTR {
+    for (Index i = 0; i < rows;) {
+      i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
         constexpr int R = height;
         Accumulator<T, R, V> acc;
         clear(acc);
