@@ -173,7 +173,8 @@ const std::vector<BadCase> cases = {
     // fit
     {fit + "--distances 0:10", "--function: is missing"},
     {fit + "--function 'exp(-d)'", "--distances: is missing"},
-    {"fit --function 'exp(-d)' --distances 0:10 --output old.npy", "--tolerance: is missing"},
+    {"fit --function 'floor(d/100)' --distances 0:5000 --max-slots 8 --output old.npy",
+     "--tolerance: 1e-12 (the default for double) cannot be met: "},
     {"fit --function 'exp(-d)' --distances 0:10 --tolerance 1e-5", "--output: is missing"},
     {fit + "--function 'exp(-d)' --distances 10", "--distances: '10' (expected 0:N"},
     {fit + "--function 'exp(-d)' --distances 0:0", "--distances: '0:0' (expected 0 <= a < N"},
