@@ -13,6 +13,9 @@ namespace espalier::tools {
 
 namespace {
 
+// Extra tokens: sizes stay far from the end of Index.
+constexpr Index kMostBorder = Index{1} << 40;
+
 const MaskForm& find_form(const std::vector<MaskForm>& forms, const std::string& kind, const std::string& role,
                           const std::string& text) {
   std::string known;
@@ -213,7 +216,15 @@ BuiltMask<T> build_mask(Run& run, const MaskRequest& request) {
   const MaskForm& form = find_form(forms, built.text.substr(0, colon), request.role, built.text);
   built.request = request;
   const std::string prefix = request.prefixed ? request.role + "-" : "";
+  if (colon != std::string::npos && form.operand.empty()) {
+    throw FlagError(request.role,
+                    "'" + built.text + "': " + form.kind + " takes nothing after its name (expected " + form.kind + ")");
+  }
   built.border = run.flags.integer(prefix + "border", 0).value_or(0);
+  if (built.border > kMostBorder) {
+    throw FlagError(prefix + "border",
+                    std::to_string(built.border) + " (expected at most " + std::to_string(kMostBorder) + ")");
+  }
   const auto weight_text = built.border > 0 ? run.flags.text(prefix + "border-weight") : std::nullopt;
   const auto weights = border_weights(weight_text, prefix + "border-weight", request.role == "bias" ? 0.0 : 1.0);
   FlagArguments arguments(run, request, colon == std::string::npos ? "" : built.text.substr(colon + 1), built.border);
