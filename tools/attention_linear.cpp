@@ -79,13 +79,13 @@ void AttentionRun<T>::linear() {
   if (!paths_.bias_table_gradient.empty()) throw FlagError("bias-table-gradient", "there is no bias");
   run_.flags.check_all_used();
 
-  // No --mask: all pairs alike, or all in order.
+  // No --mask: all pairs alike, or all in order. Under an order of the attention's own the mask gives its entries only.
+  MaskOptions standard_options = run_.mask_options();
+  if (causal && options.weight_epsilon > 0) standard_options.engine = "auto";
   const auto standard =
-      std::make_shared<OnesMask<T>>(s_.queries, s_.keys, causal && options.weight_epsilon == 0, shift, run_.mask_options());
-  HeadMasks<T> masks = m ? HeadMasks<T>(m->heads) : HeadMasks<T>(*standard);
+      std::make_shared<OnesMask<T>>(s_.queries, s_.keys, causal && options.weight_epsilon == 0, shift, standard_options);
   if (m && causal && !m->causal && m->heads[0]->entries().kind == EntryKind::none) {
     make_causal(run_, *m, shift);
-    masks = HeadMasks<T>(m->heads);
     if (options.weight_epsilon > 0) options.causal = causal_;
   } else if (causal && (options.weight_epsilon > 0 || (m && !m->causal))) {
     options.causal = causal_;
@@ -127,17 +127,21 @@ void AttentionRun<T>::linear() {
   const Context<Cpu> context = run_.context();
 
   const Shape shape{.columns = s_.values, .rank = features, .heads = std::max<Index>(1, s_.batch * s_.heads)};
-  const Mask<T>& first = masks[0];
-  Report chosen = chosen_engine(run_, first, shape);
-  std::vector<Report> engines = first.engines(shape);
-  if (options.causal != Causal::none && first.entries().kind != EntryKind::none) {
+  const bool tiles =
+      options.causal != Causal::none && (m ? m->heads[0]->entries() : standard->entries()).kind != EntryKind::none;
+  if (tiles && run_.engine() != "auto" && run_.engine() != "direct") {
+    throw FlagError("engine", "'" + run_.engine() + "' cannot run causal order over this mask (expected direct)");
+  }
+  Report chosen = !m      ? chosen_engine(run_, static_cast<const Mask<T>&>(*standard), shape)
+                  : tiles ? chosen_engine(run_, std::as_const(*m->heads[0]), shape)
+                          : chosen_engine(run_, *m, shape);
+  const HeadMasks<T> masks = m ? HeadMasks<T>(m->heads) : HeadMasks<T>(*standard);
+  std::vector<Report> engines = masks[0].engines(shape);
+  if (tiles) {
     chosen.engine = "direct";
     chosen.reason = "causal order over a mask without one of its own: tiles of its entries";
     chosen.certificate.reset();
     engines = {chosen};
-    if (run_.engine() != "auto" && run_.engine() != "direct") {
-      throw FlagError("engine", "'" + run_.engine() + "' cannot run causal order over this mask (expected direct)");
-    }
   }
 
   // Features, their shifts and denominators beside what the engine takes for each head that runs at the same time.

@@ -49,6 +49,7 @@ std::optional<BuiltMask<T>> AttentionRun<T>::mask(const std::string& role, bool 
   request.prefixed = prefixed;
   request.size = {s_.queries, s_.keys};
   request.causal_shift = causal_shift;
+  request.wrapped = causal_ != Causal::none;
   request.options = std::move(options);
   BuiltMask<T> m = build_mask<T>(run_, request);
   check_mask_size(m, prefixed ? role + "-" : "");

@@ -14,7 +14,8 @@ namespace {
 void add_flags(Flags& flags) {
   flags.value("function", "F", "an expression in d, or table:FILE.npy with the values at 0, 1, 2, ...");
   flags.value("distances", "a:N", "fit at the integers a .. N-1; below a the function counts in norms only (usually 0:N)");
-  flags.value("output", "TERMS.json", "terms and certified error");
+  flags.value("output", "TERMS.json",
+              "terms and certified error, in double: --tolerance defaults to 1e-12, with --type float to 1e-6");
   flags.value("max-slots", "R", "real states at most: 1 for a real decay, 2 for a complex one (default 48)");
   flags.toggle("one-sided", "rows of a causal mask: distances 0 .. i");
 }
@@ -61,13 +62,16 @@ std::optional<double> wanted(const Certificate& c, ToleranceKind kind) {
 void run_fit(Run& run) {
   const std::string function = run.flags.required("function", "for example '1/(1+d/16)'");
   const auto [first, count] = distances_from(run.flags.required("distances", "0:N, the integers 0 .. N-1"));
-  const std::string tolerance = run.flags.required("tolerance", "a bound, for example 1e-5");
   const std::string path = run.flags.required("output", "TERMS.json");
   if (run.engine() != "auto" && run.engine() != "exponentials") {
     throw FlagError("engine", "'" + run.engine() + "' (expected auto or exponentials)");
   }
   FitOptions options;
-  options.tolerance = run.tolerance(Precision::twofold);
+  // Without an input the numbers are double unless asked otherwise.
+  const bool single = run.flags.text("type").value_or("double") == "float";
+  options.tolerance = run.tolerance(single ? Precision::single : Precision::twofold);
+  const std::string tolerance =
+      run.flags.text("tolerance").value_or(single ? "1e-6 (the default for float)" : "1e-12 (the default for double)");
   options.kind = run.tolerance_kind();
   options.first = first;
   options.max_slots = run.flags.integer("max-slots", 1).value_or(options.max_slots);

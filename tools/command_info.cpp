@@ -91,6 +91,7 @@ void describe_mask(Run& run, Precision precision, nlohmann::json& info) {
   const auto causal = run.flags.text("causal");
   if (causal && *causal != "top-left")
     throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
+  request.wrapped = causal.has_value();
   if (causal) request.causal_shift = 0;
   Shape shape;
   shape.columns = run.flags.integer("columns", 1).value_or(1);
@@ -105,7 +106,7 @@ void describe_mask(Run& run, Precision precision, nlohmann::json& info) {
     const std::string table = table_text(*mask.sources.tree);
     run.outputs.fill(nodes, [table](WholeFile& file) { file.write(table); });
   }
-  const Report chosen = chosen_engine(run, *mask.heads[0], shape);
+  const Report chosen = chosen_engine(run, mask, shape);
   nlohmann::json& j = info["mask"];
   j = {{"text", mask.text},
        {"rows", mask.rows()},

@@ -63,6 +63,7 @@ void multiply(Run& run, const NpyArray& input, const std::string& in_path, const
   MaskRequest request;
   if (!input.shape.empty()) request.size = {input.shape[0], input.shape[0]};
   if (input.shape.size() == 3) request.size = {input.shape[1], input.shape[1]};
+  request.wrapped = causal.has_value();
   if (causal) request.causal_shift = 0;
   BuiltMask<T> mask = build_mask<T>(run, request);
   run.flags.check_all_used();
@@ -73,7 +74,7 @@ void multiply(Run& run, const NpyArray& input, const std::string& in_path, const
   if (causal) make_causal(run, mask, 0);
 
   const Shape shape{.columns = s.columns, .rank = 0, .heads = 1};
-  const Report chosen = chosen_engine(run, *mask.heads[0], shape);
+  const Report chosen = chosen_engine(run, mask, shape);
   const std::vector<T> x = convert<T>(input);
   std::vector<T> y(static_cast<std::size_t>(heads * y_rows * s.columns));
   const Context<Cpu> context = run.context();

@@ -96,6 +96,7 @@ void write_row(Run& run, const std::string& path, Precision precision) {
   MaskRequest request;
   const Index size = run.flags.integer("size", 1).value_or(0);
   request.size = {size, size};
+  request.wrapped = causal.has_value();
   if (causal) request.causal_shift = 0;
   BuiltMask<T> mask = build_mask<T>(run, request);
   std::vector<double> coordinates;
@@ -116,7 +117,7 @@ void write_row(Run& run, const std::string& path, Precision precision) {
   const Index rows = mask.rows(), cols = mask.cols();
   const auto heads = static_cast<Index>(mask.heads.size());
   const Shape shape{.columns = 1, .rank = 0, .heads = 1};
-  const Report chosen = chosen_engine(run, *mask.heads[0], shape);
+  const Report chosen = chosen_engine(run, mask, shape);
   std::vector<T> unit(static_cast<std::size_t>(rows)), row(static_cast<std::size_t>(heads * cols));
   unit[static_cast<std::size_t>(i)] = T(1);
   const Context<Cpu> context = run.context();

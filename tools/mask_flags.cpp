@@ -13,6 +13,9 @@ namespace espalier::tools {
 
 namespace {
 
+// Extra tokens: sizes stay far from the end of Index.
+constexpr Index kMostBorder = Index{1} << 40;
+
 const MaskForm& find_form(const std::vector<MaskForm>& forms, const std::string& kind, const std::string& role,
                           const std::string& text) {
   std::string known;
@@ -105,7 +108,15 @@ class FlagArguments final : public FormArguments {
     for (const auto& warning : sources.graph->warnings) run_->warnings.push_back(warning);
     return std::make_shared<const Graph>(sources.graph->nodes, sources.graph->edges);
   }
-  MaskOptions mask_options() override { return request_->options.value_or(run_->mask_options()); }
+  MaskOptions mask_options() override {
+    MaskOptions options = request_->options.value_or(run_->mask_options());
+    if (request_->engines) {
+      options.engine = request_->engines->inner;
+    } else if (border_ > 0 || request_->wrapped) {
+      options.engine = "auto";
+    }
+    return options;
+  }
   bool describe_only() const override { return request_->describe_only; }
   bool additive() const override { return request_->role == "bias"; }
   std::optional<Index> causal_shift() override {
@@ -203,18 +214,29 @@ BuiltMask<T> build_mask(Run& run, const MaskRequest& request) {
   const auto colon = built.text.find(':');
   const std::vector<MaskForm> forms = mask_forms();
   const MaskForm& form = find_form(forms, built.text.substr(0, colon), request.role, built.text);
+  built.request = request;
   const std::string prefix = request.prefixed ? request.role + "-" : "";
+  if (colon != std::string::npos && form.operand.empty()) {
+    throw FlagError(request.role,
+                    "'" + built.text + "': " + form.kind + " takes nothing after its name (expected " + form.kind + ")");
+  }
   built.border = run.flags.integer(prefix + "border", 0).value_or(0);
+  if (built.border > kMostBorder) {
+    throw FlagError(prefix + "border",
+                    std::to_string(built.border) + " (expected at most " + std::to_string(kMostBorder) + ")");
+  }
   const auto weight_text = built.border > 0 ? run.flags.text(prefix + "border-weight") : std::nullopt;
   const auto weights = border_weights(weight_text, prefix + "border-weight", request.role == "bias" ? 0.0 : 1.0);
   FlagArguments arguments(run, request, colon == std::string::npos ? "" : built.text.substr(colon + 1), built.border);
   run.set_up_seconds(seconds_of([&] {
     built.heads = run_builder<T>(form, arguments);
     if (built.heads.empty()) throw FlagError(request.role, built.text + " has no head");
+    built.layers = {built.heads[0]};
     if (built.border > 0) {
-      for (auto& mask : built.heads) {
-        mask = std::make_shared<BorderedMask<T>>(mask, built.border, weights, request.options.value_or(run.mask_options()));
-      }
+      MaskOptions options = request.options.value_or(run.mask_options());
+      options.engine = request.engines && !request.wrapped ? request.engines->outer : "auto";
+      for (auto& mask : built.heads) mask = std::make_shared<BorderedMask<T>>(mask, built.border, weights, options);
+      built.layers.push_back(built.heads[0]);
     }
   }));
   built.sources = std::move(arguments.sources);
@@ -227,30 +249,23 @@ template BuiltMask<double> build_mask<double>(Run&, const MaskRequest&);
 template <class T>
 void make_causal(Run& run, BuiltMask<T>& m, Index shift) {
   if (m.causal) return;
+  MaskOptions options = run.mask_options();
+  options.engine = m.request.engines ? m.request.engines->outer : "auto";
   run.set_up_seconds(seconds_of([&] {
     for (auto& mask : m.heads) {
       try {
-        mask = std::make_shared<CausalMask<T>>(mask, shift, run.mask_options());
+        mask = std::make_shared<CausalMask<T>>(mask, shift, options);
       } catch (const ValueError& error) {
         throw FlagError("causal", error.what());
       }
     }
   }));
   m.causal = true;
+  m.wrapped_shift = shift;
+  m.layers.push_back(m.heads[0]);
 }
 template void make_causal<float>(Run&, BuiltMask<float>&, Index);
 template void make_causal<double>(Run&, BuiltMask<double>&, Index);
-
-template <class T>
-Report chosen_engine(Run& run, const Mask<T>& mask, Shape shape) {
-  try {
-    return mask.report(shape);
-  } catch (const ValueError& error) {
-    throw FlagError(run.engine() != "auto" ? "engine" : "tolerance", error.what());
-  }
-}
-template Report chosen_engine<float>(Run&, const Mask<float>&, Shape);
-template Report chosen_engine<double>(Run&, const Mask<double>&, Shape);
 
 void refuse_size(const std::string& file, const std::string& what, Index got, Index expected, const std::string& mask,
                  Index border, const std::string& prefix) {

@@ -19,14 +19,23 @@ namespace espalier::tools {
 // Declares --mask with the flags of all forms; with_bias: --bias and the flags with the prefix too.
 void add_mask_flags(Flags& flags, bool with_bias);
 
+// The engines that a mask and what is put around it are asked for.
+struct LayerEngines {
+  std::string inner = "auto";  // the form's own mask
+  std::string outer = "auto";  // the outermost of border and causal order
+};
+
 // Which mask to build, and what is known of it before.
 struct MaskRequest {
   std::string role = "mask";           // the flag: "mask" or "bias"
   bool prefixed = false;               // its flags are written --bias-...
   std::pair<Index, Index> size{0, 0};  // of the whole mask, border counted in; {0, 0}: unknown
   std::optional<Index> causal_shift;   // wanted causal order; see BuiltMask::causal
+  bool wrapped = false;                // make_causal may follow
   bool describe_only = false;
   std::optional<MaskOptions> options;  // instead of the run's
+  // Nothing: the options' engine where the form's mask stands alone; with layers around it auto, until chosen_engine decides.
+  std::optional<LayerEngines> engines;
 };
 
 // What files a mask came from: pictures and node lists need them.
@@ -44,8 +53,11 @@ struct BuiltMask {
   std::vector<MaskPointer<T>> heads;
   MaskSources sources;
   Index border = 0;
-  bool causal = false;     // the form itself took care of the causal order
-  double entry_error = 0;  // of entries of a graph's kernel, relative to its norm; known after need_entries
+  bool causal = false;                 // the form itself took care of the causal order
+  MaskRequest request;                 // what it was built from
+  std::vector<MaskPointer<T>> layers;  // of the first head: the form's mask, then what is put around it
+  std::optional<Index> wrapped_shift;  // of the order that make_causal put around it
+  double entry_error = 0;              // of entries of a graph's kernel, relative to its norm; known after need_entries
   Index rows() const { return heads.front()->rows(); }
   Index cols() const { return heads.front()->cols(); }
 };
@@ -71,6 +83,12 @@ void need_non_negative(Run& run, BuiltMask<T>& m);
 // The engine that will run, with the flag in front of its error text.
 template <class T>
 Report chosen_engine(Run& run, const Mask<T>& mask, Shape shape);
+
+// The same for a mask with its border and causal order. A forced engine is a name that the whole can run or, where it forms
+// the matrix of what is inside, the inside can: the mask is built again with that name at its place. Errors: FlagError with
+// the names that work.
+template <class T>
+Report chosen_engine(Run& run, BuiltMask<T>& mask, Shape shape);
 
 // "x.npy: 197 rows (expected 196 from grid:14x14; one extra token? add --border 1)".
 [[noreturn]] void refuse_size(const std::string& file, const std::string& what, Index got, Index expected,

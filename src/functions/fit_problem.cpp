@@ -163,8 +163,10 @@ double Problem::allowed(double d, double y) const {
   // Half in proportion to |f|, half spread evenly over the octaves of distance: both halves add up to at most S(i) on every
   // row of distances 0 .. i, since sum_{d <= i} S(d) / (d + 1) <= S(i) (1 + log n).
   const auto n = norm.size();
-  const std::size_t row = one_sided ? static_cast<std::size_t>(d) : (n - 1) / 2;
-  return 0.5 * tolerance * (std::abs(y) + norm[row] / ((d + 1) * (1 + std::log(static_cast<double>(n)))));
+  const std::size_t low = (n - 1) / 2;
+  // Of a symmetric mask's middle row the nearer side; where f is 0 on all of it, half of the other (f(0) = 0 on two points).
+  const double row = one_sided ? norm[static_cast<std::size_t>(d)] : norm[low] > 0 ? norm[low] : 0.5 * norm[n - 1 - low];
+  return 0.5 * tolerance * (std::abs(y) + row / ((d + 1) * (1 + std::log(static_cast<double>(n)))));
 }
 
 double Problem::excess(const Eigen::VectorXd& error) const {

@@ -15,11 +15,11 @@ constexpr double kEps = std::numeric_limits<double>::epsilon();
 constexpr double kSmallest = std::numeric_limits<double>::min();
 constexpr std::size_t kBlock = 64;
 
-// Bound on the rounding error of the sum's values on distances d0 .. d0 + 63: each term is a product of two exponentials
+// Bound on the rounding error of the sum's values on `count` distances from d0 on: each term is a product of two exponentials
 // whose arguments are rounded, 4 operations and |s| d of argument, and as many additions as there are terms.
-double rounding(const ExponentialSum& sum, double d0) {
+double rounding(const ExponentialSum& sum, double d0, std::size_t count) {
   double bound = 0;
-  const double end = d0 + static_cast<double>(kBlock);
+  const double end = d0 + static_cast<double>(count);
   for (const ExponentialTerm& t : sum.terms) {
     const double s = t.decay.real();
     const double d = s > 0 ? std::clamp(t.power / s, d0, end) : end;
@@ -61,7 +61,7 @@ Checked check_integers(const Problem& p, const ExponentialSum& sum) {
   for (std::size_t b = first; b < n; b += kBlock) {
     const std::size_t m = std::min(kBlock, n - b);
     sum.evaluate(static_cast<Index>(b), std::span(block).first(m));
-    const double slack = rounding(sum, static_cast<double>(b));
+    const double slack = rounding(sum, static_cast<double>(b), m);
     for (std::size_t k = 0; k < m; ++k) {
       const double y = p.all[b + k], e = std::abs(block[k] - y) + slack + 2 * kEps * std::abs(y);
       total += e;

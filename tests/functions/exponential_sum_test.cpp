@@ -181,6 +181,51 @@ TEST_CASE("slow decay around an oscillation is as multi-scale as around 0, and i
   CHECK(fit.sum.slots() <= 20);
 }
 
+TEST_CASE("a tolerance is met where a stricter one is") {
+  // Each search alone sticks at some of these and passes the next.
+  const DistanceFunction f = Callable{[](double d) { return std::log(d + 1); }};
+  for (const ToleranceKind kind : {ToleranceKind::row, ToleranceKind::entry}) {
+    for (const double tolerance : {1e-8, 1e-9, 1e-10}) {
+      const FitOptions options = within(tolerance, kind);
+      const ExponentialFit fit = fit_exponentials(f, 3000, options);
+      CAPTURE(tolerance);
+      CAPTURE(fit.reason);
+      CHECK(fit.met);
+      CHECK(broken_promises(fit, f, 3000, options).empty());
+      const double error = kind == ToleranceKind::row ? fit.certificate.row.value_or(1) : fit.certificate.entry.value_or(1);
+      CHECK(error <= tolerance);
+    }
+  }
+}
+
+TEST_CASE("a handful of distances, f(0) = 0 among them") {
+  const std::vector<DistanceFunction> functions = {
+      Callable{[](double d) { return d; }}, Callable{[](double d) { return d * d; }},
+      Callable{[](double d) { return d * std::exp(-d / 20); }}, Callable{[](double d) { return std::sin(d); }},
+      Callable{[](double d) { return std::log(d + 1); }}};
+  for (std::size_t k = 0; k < functions.size(); ++k) {
+    for (Index count = 1; count <= 4; ++count) {
+      for (const ToleranceKind kind : {ToleranceKind::row, ToleranceKind::entry, ToleranceKind::pointwise}) {
+        for (const double tolerance : {1e-3, 1e-12}) {
+          CAPTURE(k);
+          CAPTURE(count);
+          CAPTURE(tolerance);
+          const FitOptions options = within(tolerance, kind);
+          const ExponentialFit fit = fit_exponentials(functions[k], count, options);
+          CAPTURE(fit.reason);
+          CHECK(fit.met);
+          CHECK(broken_promises(fit, functions[k], count, options).empty());
+        }
+      }
+    }
+  }
+  // Rows that are 0 throughout have no relative error: row 0 of a causal mask, the middle one of three.
+  FitOptions causal = within(1e-3);
+  causal.one_sided = true;
+  CHECK_FALSE(fit_exponentials(functions[0], 2, causal).met);
+  CHECK_FALSE(fit_exponentials(FunctionTable{{0, 0, 1}}, 3, within(1e-3)).met);
+}
+
 TEST_CASE("functions that are no short sums are refused with a reason") {
   const auto refused = [](const DistanceFunction& f, Index count, const FitOptions& options) {
     const ExponentialFit fit = fit_exponentials(f, count, options);

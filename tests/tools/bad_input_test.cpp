@@ -68,6 +68,8 @@ const std::vector<BadCase> cases = {
     {"multiply --mask ones --input x.npy --output y.npy.gz", "--output: y.npy.gz: packed files are not written"},
     {multiply + "--mask ones --report old.npy", "old.npy is the output of --report too"},
     // masks
+    {multiply + "--mask ones:5", "--mask: 'ones:5': ones takes nothing after its name (expected ones)"},
+    {multiply + "--mask ones:", "--mask: 'ones:': ones takes nothing after its name"},
     {multiply + "--mask grib:5", "--mask: 'grib:5' is no form of a mask"},
     {multiply + "--mask grid:4 --function 'exp(-d)'",
      "x.npy: 5 rows (expected 4 from grid:4; one extra token? add --border 1)"},
@@ -89,6 +91,8 @@ const std::vector<BadCase> cases = {
      "cube.npy: shape [1, 1, 2, 2] (expected [1] or [1, c] for ones)"},
     {multiply + "--mask ones --time 3", "--time: means nothing here"},
     {multiply + "--mask ones --border -1", "--border: -1 (expected at least 0)"},
+    {multiply + "--mask ones --border 9223372036854775807", "--border: 9223372036854775807 (expected at most 1099511627776)"},
+    {softmax + "--mask ones --bias grid:5 --bias-function d --bias-border 9223372036854775807", "--bias-border: 922337203685"},
     {multiply + "--mask ones --border 1 --border-weight 1,2",
      "--border-weight: 2 numbers (expected one, or row,column,corner)"},
     {multiply + "--mask ones --causal=bottom-right", "--causal: 'bottom-right'"},
@@ -173,7 +177,8 @@ const std::vector<BadCase> cases = {
     // fit
     {fit + "--distances 0:10", "--function: is missing"},
     {fit + "--function 'exp(-d)'", "--distances: is missing"},
-    {"fit --function 'exp(-d)' --distances 0:10 --output old.npy", "--tolerance: is missing"},
+    {"fit --function 'floor(d/100)' --distances 0:5000 --max-slots 8 --output old.npy",
+     "--tolerance: 1e-12 (the default for double) cannot be met: "},
     {"fit --function 'exp(-d)' --distances 0:10 --tolerance 1e-5", "--output: is missing"},
     {fit + "--function 'exp(-d)' --distances 10", "--distances: '10' (expected 0:N"},
     {fit + "--function 'exp(-d)' --distances 0:0", "--distances: '0:0' (expected 0 <= a < N"},

@@ -121,6 +121,27 @@ TEST_CASE("fit writes terms whose errors are the certified ones") {
   }
 }
 
+TEST_CASE("fit without a tolerance takes the default of its type") {
+  const Folder folder;
+  const std::string line = "fit --function '1/(1+d/16)' --distances 0:200 --output t.json --report r.json";
+  const std::vector<std::pair<std::string, double>> defaults = {
+      {"", 1e-12}, {" --type double", 1e-12}, {" --type float", 1e-6}};
+  for (const auto& one : defaults) {
+    const std::string& type = one.first;
+    const double tolerance = one.second;
+    CAPTURE(type);
+    const Outcome r = folder.run(line + type);
+    REQUIRE_MESSAGE(r.code == 0, r.err);
+    const json fit = json::parse(text_of(folder.path("t.json"))), report = json::parse(text_of(folder.path("r.json")));
+    CHECK(fit.at("tolerance").get<double>() == tolerance);
+    CHECK(report.at("tolerance").get<double>() == tolerance);
+    CHECK(fit.at("certified_error").at("row").get<double>() <= tolerance);
+    CHECK(errors_of(
+              fit.at("terms"), [](double d) { return 1 / (1 + d / 16); }, 200, 0, false)
+              .row <= tolerance + 1e-13);  // rounding here
+  }
+}
+
 TEST_CASE("fit counts places where f >= 0 and its sum is negative") {
   const Folder folder;
   REQUIRE(folder.run("fit --function 'exp(-(d/30)^2)' --distances 0:400 --tolerance 1e-4 --output t.json").code == 0);
