@@ -92,7 +92,10 @@ void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vect
   const bool sequence =
       std::any_of(all.begin(), all.end(), [](const Report& r) { return r.engine == "exponentials" || r.engine == "band"; });
   if (!forced && sequence) return;
-  // Set-up takes a good part of a product's time: not where even bases of four vectors would not pay.
+  // Not where even bases of four vectors would not pay, nor where the set-up, which finding out takes, costs more than the
+  // whole product by another engine: some 2 Mflop a point.
+  const double set_up = 2e6 * static_cast<double>(backend::count(plan_.sizes)) / options_.cost.chunk_flops;
+  if (!forced && set_up >= best_other) return;
   const double near =
       static_cast<double>(shape.heads) * near_pairs(plan_) * 2 * static_cast<double>(shape.rank + shape.columns);
   const double far =

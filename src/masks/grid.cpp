@@ -102,7 +102,8 @@ struct GridMask<T, B>::Values {
   void make_engines(const State& state, const MaskOptions& options, double tolerance, const Values* before = nullptr) {
     if constexpr (std::is_same_v<B, Cpu>) {
       const GridSource source{state.sizes, state.distance, state.causal, table, function};
-      if (before == nullptr) {
+      if (!in_range_of_engines<T>(source)) return;
+      if (before == nullptr || before->engines.empty()) {
         engines = grid_engines<T>(source, options, tolerance);
       } else {
         for (const auto& engine : before->engines) engines.push_back(engine->with_source(source));

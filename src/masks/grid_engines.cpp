@@ -3,6 +3,7 @@
 #include "masks/grid_engines.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "masks/far_field.hpp"
 #include "masks/grid_table.hpp"
@@ -11,6 +12,14 @@
 #include "masks/sequence.hpp"
 
 namespace espalier {
+
+template <class T>
+bool in_range_of_engines(const GridSource& source) {
+  double largest = 0;
+  for (const double v : source.table) largest = std::max(largest, std::abs(v));
+  const double limit = sizeof(T) == 4 ? 1e20 : 1e140;
+  return largest == 0 || (largest < limit && largest > 1 / limit);
+}
 
 template <class T>
 std::vector<std::unique_ptr<const GridEngine<T>>> grid_engines(const GridSource& source, const MaskOptions& options,
@@ -29,6 +38,8 @@ std::vector<std::unique_ptr<const GridEngine<T>>> grid_engines(const GridSource&
   return engines;
 }
 
+template bool in_range_of_engines<float>(const GridSource&);
+template bool in_range_of_engines<double>(const GridSource&);
 template std::vector<std::unique_ptr<const GridEngine<float>>> grid_engines<float>(const GridSource&, const MaskOptions&,
                                                                                    double);
 template std::vector<std::unique_ptr<const GridEngine<double>>> grid_engines<double>(const GridSource&, const MaskOptions&,

@@ -53,6 +53,12 @@ class GridEngine {
   virtual std::unique_ptr<const GridEngine<T>> with_source(const GridSource& source) const = 0;
 };
 
+// Whether sums, squares and products of such entries stay within T with digits to spare: their largest between 1e-20 and 1e20
+// (1e-140 and 1e140 in double), or all 0. Outside only tiles and FFT run: what these engines store would overflow, or lose
+// small entries beside the certificate.
+template <class T>
+bool in_range_of_engines(const GridSource& source);
+
 // Those that a grid of these sizes may want.
 template <class T>
 std::vector<std::unique_ptr<const GridEngine<T>>> grid_engines(const GridSource& source, const MaskOptions& options,

@@ -312,6 +312,10 @@ Check check(const Problem& problem, const std::vector<double>& norms, const Stor
   }
   // Sums above are in double, of numbers >= 0: nothing beside this.
   const double slack = 1 + 1e-10;
+  // A maximum does not see NaN.
+  if (!std::all_of(stored.begin(), stored.end(), [](double v) { return std::isfinite(v); })) {
+    row = entry = pointwise = std::numeric_limits<double>::infinity();
+  }
   c.certificate.row = row * slack;
   c.certificate.entry = largest > 0 ? entry / largest * slack : 0.0;
   if (pointwise <= 1) c.certificate.pointwise = pointwise * slack;

@@ -48,6 +48,7 @@ class SeparableEngine final : public GridEngine<T> {
 
   const std::vector<Index>& sizes_;
   const std::vector<double>& table_;
+  bool causal_;
   MaskOptions options_;
   double tolerance_;
   mutable std::once_flag once_;

@@ -420,6 +420,10 @@ TEST_CASE("far field: the planner") {
   // Large and smooth: the far field. Small or rough: not.
   CHECK(GridMask<float>({256, 256}, Rational{16}, Distance::l2).report(shape).engine == "far-field");
   CHECK(GridMask<float>({32, 32}, Rational{16}, Distance::l2).report(shape).engine == "direct");
+  // Not where finding out would cost more than the product by tiles.
+  for (const Report& r : GridMask<float>({64, 64}, Rational{16}, Distance::l2).engines({.columns = 16, .rank = 16})) {
+    CHECK(r.engine != "far-field");
+  }
   const auto random = GridMask<float>({256, 256}, noise(at(511 * 511), 9));
   for (const Report& r : random.engines(shape)) CHECK(r.engine != "far-field");
 }
