@@ -59,6 +59,33 @@ std::vector<double> draw_projection(Index m, Index d, std::uint64_t seed, bool o
   return w;
 }
 
+// The projection as d x m, the root of the scale folded in; empty for elementwise maps.
+template <class T>
+std::vector<T> transposed(const std::vector<double>& projection, Index m, Index d, double root_scale) {
+  std::vector<T> t(projection.size());
+  for (Index r = 0; !t.empty() && r < m; ++r) {
+    for (Index k = 0; k < d; ++k) {
+      t[static_cast<std::size_t>(k * m + r)] = static_cast<T>(root_scale * projection[static_cast<std::size_t>(r * d + k)]);
+    }
+  }
+  return t;
+}
+
+// Row `row` of p, exp(w_r . x' - |x'|^2 / 2 - shift) / sqrt(m): what of y is no epsilon. The difference y - added has no digits
+// left where features are far below epsilon, p has them all. A row whose forward had a log_weight disagrees with p and takes
+// the difference. slack: relative rounding of p.
+template <class T>
+void without_epsilon(MatrixView<const T> y, Index row, T added, T slack, MatrixView<T> p) {
+  Index top = 0;
+  for (Index r = 1; r < p.cols; ++r) {
+    if (p(row, r) > p(row, top)) top = r;
+  }
+  const T largest = p(row, top), seen = y(row, top);
+  const bool agrees = std::abs(seen - added - largest) <= slack * largest + 4 * std::numeric_limits<T>::epsilon() * seen;
+  if (agrees && std::isfinite(largest)) return;
+  for (Index r = 0; r < p.cols; ++r) p(row, r) = y(row, r) - added;
+}
+
 // Rows of one head handled together: bounds the scratch memory of the exponents' gradient.
 constexpr Index kRowBlock = 1024;
 
@@ -149,13 +176,7 @@ void FeatureMap<T, B>::apply(TensorView<const T, B> x, TensorView<T, B> y, Featu
   }
   if (length == 0) return;
   const T epsilon = static_cast<T>(options_.epsilon);
-  std::vector<T> transposed(static_cast<std::size_t>(softmax ? width_ * features_ : 0));  // d x m, sqrt(scale) folded in
-  for (Index r = 0; softmax && r < features_; ++r) {
-    for (Index k = 0; k < width_; ++k) {
-      transposed[static_cast<std::size_t>(k * features_ + r)] =
-          static_cast<T>(root_scale_ * projection_[static_cast<std::size_t>(r * width_ + k)]);
-    }
-  }
+  const std::vector<T> wt = transposed<T>(projection_, features_, width_, root_scale_);
   const T log_epsilon = epsilon > 0 ? std::log(epsilon) : -std::numeric_limits<T>::infinity();
   const T root_m = static_cast<T>(1 / std::sqrt(static_cast<double>(features_)));
   over_heads(batch, heads, context, [&](Index b, Index h, const Context<B>& inner) {
@@ -166,7 +187,7 @@ void FeatureMap<T, B>::apply(TensorView<const T, B> x, TensorView<T, B> y, Featu
       for (Index i = 0; log_shift && i < length; ++i) log_shift.matrix(b, h)(i, 0) = T(0);
       return;
     }
-    dense_product<T, B>(xs, MatrixView<const T, B>(transposed.data(), width_, features_), ys, inner);
+    dense_product<T, B>(xs, MatrixView<const T, B>(wt.data(), width_, features_), ys, inner);
     // Exponent of feature r of row i is ys(i, r) + base_i; 1 / sqrt(m) comes as a factor.
     std::vector<T> minus(static_cast<std::size_t>(length));  // what exponentials() subtracts
     std::vector<T> top(static_cast<std::size_t>(length));
@@ -216,6 +237,8 @@ void FeatureMap<T, B>::apply_vjp(TensorView<const T, B> x, TensorView<const T, B
   std::vector<T> w(static_cast<std::size_t>(softmax ? features_ * width_ : 0));  // m x d, sqrt(scale) folded in
   for (std::size_t p = 0; p < w.size(); ++p) w[p] = static_cast<T>(root_scale_ * projection_[p]);
   const T epsilon = static_cast<T>(options_.epsilon), scale = static_cast<T>(root_scale_ * root_scale_);
+  const T root_m = static_cast<T>(1 / std::sqrt(static_cast<double>(features_)));
+  const std::vector<T> wt = epsilon > 0 ? transposed<T>(projection_, features_, width_, root_scale_) : std::vector<T>();
   over_heads(batch, heads, context, [&](Index b, Index h, const Context<B>& inner) {
     const auto xs = x.matrix(b, h), ys = y.matrix(b, h), gs = y_bar.matrix(b, h);
     const auto out = x_bar.matrix(b, h);
@@ -223,19 +246,33 @@ void FeatureMap<T, B>::apply_vjp(TensorView<const T, B> x, TensorView<const T, B
       backend::map_elements_vjp<T, B>(elementwise(options_.kind), xs, gs, accumulate, out, inner);
       return;
     }
-    // With p_ir = y_ir - epsilon exp(-shift_i), g_ir = y_bar_ir p_ir:  x_bar_i = sqrt(scale) sum_r g_ir w_r - scale x_i sum_r
-    // g_ir.
+    // With p_ir = y_ir - epsilon exp(-shift_i), computed anew beside an epsilon, g_ir = y_bar_ir p_ir:  x_bar_i = sqrt(scale)
+    // sum_r g_ir w_r - scale x_i sum_r g_ir.
     const Index block = std::min(length, kRowBlock);
     backend::Buffer<T, B> g(block * features_), product(block * width_);
     for (Index first = 0; first < length; first += block) {
       const Index n = std::min(block, length - first);
       const auto gm = g.matrix(n, features_), pm = product.matrix(n, width_);
-      std::vector<T> sums(static_cast<std::size_t>(n));
+      std::vector<T> sums(static_cast<std::size_t>(n)), minus(static_cast<std::size_t>(n));
+      if (epsilon > 0) {
+        for (Index i = 0; i < n; ++i) {
+          T square = 0;
+          for (Index k = 0; k < width_; ++k) square += xs(first + i, k) * xs(first + i, k);
+          minus[static_cast<std::size_t>(i)] = scale / 2 * square + (log_shift ? log_shift.matrix(b, h)(first + i, 0) : T(0));
+        }
+        dense_product<T, B>(xs.row_range(first, n), MatrixView<const T, B>(wt.data(), width_, features_), gm, inner);
+        backend::exponentials(gm, VectorView<const T, B>{minus.data(), n}, root_m, inner);
+      }
       for (Index i = 0; i < n; ++i) {
-        const T added = epsilon > 0 ? epsilon * std::exp(log_shift ? -log_shift.matrix(b, h)(first + i, 0) : T(0)) : T(0);
+        if (epsilon > 0) {
+          const T shift = log_shift ? log_shift.matrix(b, h)(first + i, 0) : T(0);
+          // The forward's own operations again: what differs is the rounding of the exponent under another shift.
+          const T slack = 4 * std::numeric_limits<T>::epsilon() * (8 + std::abs(minus[static_cast<std::size_t>(i)]));
+          without_epsilon<T>(ys.row_range(first, n), i, epsilon * std::exp(-shift), slack, gm);
+        }
         T sum = 0;
         for (Index r = 0; r < features_; ++r) {
-          gm(i, r) = gs(first + i, r) * (ys(first + i, r) - added);
+          gm(i, r) = gs(first + i, r) * (epsilon > 0 ? gm(i, r) : ys(first + i, r));
           sum += gm(i, r);
         }
         sums[static_cast<std::size_t>(i)] = sum;

@@ -169,6 +169,52 @@ TEST_CASE("gradients equal central differences") {
   }
 }
 
+TEST_CASE("gradients of features far below epsilon keep their digits") {
+  // Exponents about -18 +- 6 beside an epsilon of 10: a float's y has hardly a digit of the features.
+  Tensor x = random_tensor(1, 2, 30, 4, 1);
+  for (double& v : x.values) v = static_cast<float>(v + 3);
+  const es::FeatureOptions options{.kind = es::FeatureKind::positive_softmax, .epsilon = 10, .features = 7, .scale = 1.0};
+  Tensor g = random_tensor(1, 2, 30, 7, 2);
+  for (double& v : g.values) v = static_cast<float>(v);
+  for (const auto shift : {es::FeatureShift::none, es::FeatureShift::per_row, es::FeatureShift::per_head}) {
+    const auto gradient = [&]<class T>(T) {
+      const es::FeatureMap<T> map(4, options);
+      Stored<T> sx(x), sg(g), y(1, 2, 30, 7), s(1, 2, 30, 1), x_bar(1, 2, 30, 4);
+      map.apply(sx.view, y.view, shift, s.view);
+      map.apply_vjp(sx.view, y.view, s.view, sg.view, x_bar.view);
+      return x_bar.flat();
+    };
+    // Each term of a gradient errs by its exponent's rounding, the exponents being below 40 in magnitude; 4 operations.
+    CHECK(relative_to_max(gradient(1.0f), gradient(1.0)) < 4 * 40 * std::numeric_limits<float>::epsilon());
+  }
+}
+
+TEST_CASE("gradients beside an epsilon and a log_weight equal central differences") {
+  const es::FeatureMap<double> map(4, {.kind = es::FeatureKind::positive_softmax, .epsilon = 1e-2, .features = 7});
+  Tensor x = random_tensor(1, 2, 5, 4, 1);
+  const Tensor g = random_tensor(1, 2, 5, 7, 2);
+  Tensor w = random_tensor(1, 2, 5, 1, 3);
+  w(0, 0, 1, 0) = -200, w(0, 1, 2, 0) = 900, w(0, 1, 3, 0) = 0;  // out of every range beside features without it
+  Stored<double> sx(x), sw(w), y(1, 2, 5, 7), shift(1, 2, 5, 1), sg(g), x_bar(1, 2, 5, 4);
+  map.apply(sx.view, y.view, es::FeatureShift::per_row, shift.view, sw.view);
+  map.apply_vjp(sx.view, y.view, shift.view, sg.view, x_bar.view);
+  const auto loss = [&] {
+    double sum = 0;
+    for (Index h = 0; h < 2; ++h) {
+      for (Index i = 0; i < 5; ++i) {
+        const double s = shift.view.matrix(0, h)(i, 0);
+        for (Index r = 0; r < 7; ++r) {
+          // Weight and shift together: each alone leaves the range of a double.
+          const double feature = definition(map, x, 0, h, i, r) - map.options().epsilon;
+          sum += g(0, h, i, r) * feature * std::exp(w(0, h, i, 0) - s);
+        }
+      }
+    }
+    return sum;
+  };
+  CHECK(relative_to_max(x_bar.flat(), central_differences(x.values, loss)) < 1e-6);
+}
+
 TEST_CASE("mean absorption leaves the softmax weights as they are and helps random features") {
   const Index l = 40, d = 8;
   Tensor q = random_tensor(1, 1, l, d, 1), k = random_tensor(1, 1, l, d, 2);

@@ -49,7 +49,7 @@ struct ExponentialFit {
 // No term grows: Re s >= 0. Closed forms are taken as they are (exponential, damped cosine, polynomial times exponential);
 // otherwise decays start from a rational interpolation of the spectrum of f, or from a logarithmic grid, and are polished by a
 // Levenberg-Marquardt iteration on the variable projection functional; terms are added and dropped until one less misses.
-// Cost: O(count) values of f, O(count slots) for the check, and 5 to 300 ms for the search; memory about 32 bytes a distance.
+// Cost: O(count) values of f, O(count slots) for the check, and 5 ms to 1 s for the search; memory about 32 bytes a distance.
 // Accuracy: the certificate is computed from every integer distance, the rounding of the check added; a closed form has 0.
 // Functions that are no short sum (white noise, steps) come back with met = false and the reason.
 // Errors: ValueError for count < 1, first outside 0 .. count, a tolerance that is negative or NaN, values that are not finite.
