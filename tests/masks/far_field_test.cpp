@@ -8,6 +8,7 @@
 #include <espalier/masks/grid.hpp>
 
 #include "support/mask_laws.hpp"
+#include "support/true_errors.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -17,6 +18,8 @@
 using namespace espalier;
 using espalier::test::DenseMatrix;
 using espalier::test::MaskCase;
+using espalier::test::true_errors;
+using espalier::test::TrueErrors;
 
 namespace {
 
@@ -128,26 +131,6 @@ DenseMatrix applied(const Mask<double>& mask, Index rank, bool transpose) {
     transpose ? mask.multiply_low_rank_transpose({one, one, in}, {out, {}}) : mask.multiply_low_rank({one, one, in}, {out, {}});
   }
   return y;
-}
-
-struct TrueErrors {
-  double row = 0, entry = 0, pointwise = 0;
-};
-TrueErrors true_errors(const DenseMatrix& got, const DenseMatrix& exact) {
-  TrueErrors e;
-  double largest = 0;
-  for (const double v : exact.values) largest = std::max(largest, std::abs(v));
-  for (Index i = 0; i < exact.rows; ++i) {
-    double error = 0, norm = 0;
-    for (Index j = 0; j < exact.cols; ++j) {
-      const double d = std::abs(got(i, j) - exact(i, j)), v = std::abs(exact(i, j));
-      error += d, norm += v;
-      e.entry = std::max(e.entry, d / largest);
-      if (v >= 1e-7 * largest) e.pointwise = std::max(e.pointwise, d / v);
-    }
-    e.row = std::max(e.row, error / norm);
-  }
-  return e;
 }
 
 std::vector<double> noise(std::size_t count, std::uint64_t seed) {
