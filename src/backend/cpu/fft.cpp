@@ -46,7 +46,15 @@ std::size_t toeplitz_fft_bytes<Cpu>(const std::vector<Index>& sizes, Index colum
   const Index tasks = rank > 0 ? std::max(pairs, 2 * kSlices) : (pairs + at_once - 1) / at_once;
   const Index worker = work + (length + 16) * (rank > 0 ? 3 : at_once) + 4096;
   const Index shared = rank > 0 ? length * (rank + 2 * kSlices) : 0;  // A and B feature-major; partial sums for few columns
-  return 2 * element * static_cast<std::size_t>(std::min(tasks, kReportedWorkers) * worker + shared) + kPlannerBytes;
+  // The first product makes plans (factors of every axis in T and double) and the table's spectrum, by way of the whole
+  // circulant in double; the spectrum stays.
+  Index factors = 0;
+  for (const Index n : sizes) factors += 2 * smooth_length(n);
+  const std::size_t spectrum = 2 * element * static_cast<std::size_t>(work);  // a worker's arrays hold one and more
+  const std::size_t circulant = 2 * sizeof(double) * static_cast<std::size_t>(toeplitz_fft_points(sizes));
+  const std::size_t planning = 4 * sizeof(double) * static_cast<std::size_t>(factors) + kPlannerBytes;
+  return 2 * element * static_cast<std::size_t>(std::min(tasks, kReportedWorkers) * worker + shared) + spectrum + circulant +
+         planning;
 #else
   (void)sizes, (void)columns, (void)rank, (void)element;
   return 0;
