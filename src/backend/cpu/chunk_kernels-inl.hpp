@@ -39,32 +39,67 @@ HWY_INLINE void add_strided(Index depth, const T* HWY_RESTRICT x, Index x_step, 
   }
 }
 
+// The same with every lane's sum times its own weight w: y[c][.] += w[.] sum_k x[k][c] s[k][.], rows of s kPanel apart.
+template <int V, class T>
+HWY_INLINE void add_weighted(Index depth, const T* HWY_RESTRICT x, Index x_step, Index columns, const T* HWY_RESTRICT s,
+                             const hn::Vec<Wide<T>> (&w)[V], T* HWY_RESTRICT y) {
+  const Wide<T> d;
+  for (Index c = 0; c < columns;) {
+    c += with_even_rows(columns - c, [&](auto height) HWY_ATTR {
+      constexpr int R = height;
+      Accumulator<T, R, V> acc;
+      clear(acc);
+      multiply_accumulate<T, R, V>(depth, x + c, 1, x_step, s, kPanel<T>, acc);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+          T* to = y + (c + r) * kPanel<T> + v * kLanes<T>;
+          hn::Store(hn::MulAdd(w[v], acc.c[r][v], hn::Load(d, to)), d, to);
+        }
+      }
+    });
+  }
+}
+
+// out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * b_step + .], r < rows, V vectors wide.
+template <int V, class T>
+HWY_INLINE void outer_panel(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b,
+                            Index b_step, T* HWY_RESTRICT out, Index width) {
+  const Wide<T> d;
+  for (Index i = 0; i < rows;) {
+    i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
+      constexpr int R = height;
+      Accumulator<T, R, V> acc;
+      clear(acc);
+      multiply_accumulate<T, R, V>(depth, a + i, 1, a_step, b, b_step, acc);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        if (i + r < rows) {
+#pragma GCC unroll 2
+          for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * width + v * kLanes<T>);
+        }
+      }
+    });
+  }
+}
+
+// f(column, Constant<V>()) for the panels of a row of `width` elements (whole vectors): two vectors, one where that is all.
+template <class T, class F>
+HWY_INLINE void over_panels(Index width, const F& f) {
+  Index column = 0;
+  for (; column + kPanel<T> <= width; column += kPanel<T>) f(column, Constant<2>());
+  if (column < width) f(column, Constant<1>());
+}
+
 // out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * width + .], r < rows; width: whole vectors.
 template <class T>
 void outer_products(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b, Index width,
                     T* HWY_RESTRICT out) {
-  const Wide<T> d;
-  const auto tile = [&](Index column, auto vectors) HWY_ATTR {
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
-    for (Index i = 0; i < rows;) {
-      i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
-        constexpr int R = height;
-        Accumulator<T, R, V> acc;
-        clear(acc);
-        multiply_accumulate<T, R, V>(depth, a + i, 1, a_step, b + column, width, acc);
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-          if (i + r < rows) {
-#pragma GCC unroll 2
-            for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * width + column + v * kLanes<T>);
-          }
-        }
-      });
-    }
-  };
-  Index column = 0;
-  for (; column + kPanel<T> <= width; column += kPanel<T>) tile(column, Constant<2>());
-  if (column < width) tile(column, Constant<1>());
+    outer_panel<V>(depth, a, a_step, rows, b + column, width, out + column, width);
+  });
 }
 
 // Rows `step` apart, whole vectors and whole register tiles of whose columns may be read.
@@ -85,6 +120,18 @@ HWY_INLINE void scale_rows(Index rows, Index width, const T* HWY_RESTRICT factor
       hn::Store(hn::Mul(f, hn::LoadU(d, x.row(k) + l)), d, y + k * width + l);
     }
   }
+}
+
+// out[r * width + .] = sum_{k < depth} factor_k a[k][r] x[k][.], r < rows; width: whole vectors. `memory`: depth * kPanel. The
+// scaled rows of one panel at a time: those of all panels would push the operands out of the first-level cache.
+template <class T>
+void scaled_outer_products(Index depth, const T* HWY_RESTRICT factor, PlainRows<T> a, Index rows, PlainRows<T> x, Index width,
+                           T* HWY_RESTRICT memory, T* HWY_RESTRICT out) {
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    scale_rows(depth, V * kLanes<T>, factor, PlainRows<T>{x.data + column, x.step}, memory);
+    outer_panel<V>(depth, a.data, a.step, rows, memory, V * kLanes<T>, out + column, width);
+  });
 }
 
 // y[l] = sum_k factor_k x[k][l].
