@@ -60,6 +60,7 @@ Checked check_integers(const Problem& p, const ExponentialSum& sum) {
   std::vector<double> block(kBlock);
   for (std::size_t b = first; b < n; b += kBlock) {
     const std::size_t m = std::min(kBlock, n - b);
+    p.look();
     sum.evaluate(static_cast<Index>(b), std::span(block).first(m));
     const double slack = rounding(sum, static_cast<double>(b), m);
     for (std::size_t k = 0; k < m; ++k) {

@@ -88,7 +88,7 @@ Side joint_side(const States& states, const Matrix& basis, Index count, bool low
 
 template <class T>
 bool derivative_form(const ToeplitzValues& m, const std::vector<ToeplitzValues>& derivatives, const ChunkBasis<T>& basis,
-                     double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form) {
+                     double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form, const SetUpWatch& watch) {
   form = basis.product;
   const Index chunk = form.chunk, gap = form.gap, length = form.length;
   constexpr Index kMost = 32;
@@ -117,7 +117,7 @@ bool derivative_form(const ToeplitzValues& m, const std::vector<ToeplitzValues>&
         // As a lower side: errors of an upper one are the same, row and source changed.
         const Side trial = joint_side<T>(states_of(joint_sum(sums, k), chunk, gap, true), vectors, count, true);
         const std::vector<double> inverse(values.size(), 0.0);
-        const Errors e = errors_of(trial, values, inverse, gap, true);
+        const Errors e = errors_of(trial, values, inverse, gap, true, watch);
         const double error =
             worst_row(lower || m.symmetric ? &e : nullptr, !lower || m.symmetric ? &e : nullptr, d, 0, chunk, gap);
         within = error <= std::max(tolerance, 16.0 * static_cast<double>(std::numeric_limits<T>::epsilon()));
@@ -141,7 +141,8 @@ bool derivative_form(const ToeplitzValues& m, const std::vector<ToeplitzValues>&
 }
 
 template <class T>
-ChunkBasis<T> chunk_basis(const ToeplitzValues& m, Index chunk, Index gap, double tolerance, ToleranceKind kind) {
+ChunkBasis<T> chunk_basis(const ToeplitzValues& m, Index chunk, Index gap, double tolerance, ToleranceKind kind,
+                          const SetUpWatch& watch) {
   ChunkBasis<T> result;
   const auto length = static_cast<Index>(m.lower.size());
   backend::ChunkedToeplitz<T>& product = result.product;
@@ -179,7 +180,7 @@ ChunkBasis<T> chunk_basis(const ToeplitzValues& m, Index chunk, Index gap, doubl
     for (std::size_t k = 0; k < problems.size(); ++k) {
       const bool is_upper = with_upper && !m.symmetric && k + 1 == problems.size();
       sides[k] = project<T>(problems[k].states, problems[k].basis, count);
-      errors[k] = errors_of(sides[k], is_upper ? m.upper : m.lower, problems[k].inverse, gap, all);
+      errors[k] = errors_of(sides[k], is_upper ? m.upper : m.lower, problems[k].inverse, gap, all, watch);
     }
     const Errors* low = with_lower ? &errors.front() : nullptr;
     const Errors* high = with_upper ? &errors.back() : nullptr;
@@ -211,9 +212,9 @@ ChunkBasis<T> chunk_basis(const ToeplitzValues& m, Index chunk, Index gap, doubl
 }
 
 template bool derivative_form(const ToeplitzValues&, const std::vector<ToeplitzValues>&, const ChunkBasis<float>&, double,
-                              ToleranceKind, backend::ChunkedToeplitz<float>&);
+                              ToleranceKind, backend::ChunkedToeplitz<float>&, const SetUpWatch&);
 template bool derivative_form(const ToeplitzValues&, const std::vector<ToeplitzValues>&, const ChunkBasis<double>&, double,
-                              ToleranceKind, backend::ChunkedToeplitz<double>&);
+                              ToleranceKind, backend::ChunkedToeplitz<double>&, const SetUpWatch&);
 
 Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind, Index most) {
   constexpr Index kNarrow = 32;
@@ -282,7 +283,7 @@ Index band_width(const ToeplitzValues& m, double tolerance, ToleranceKind kind) 
   return w;
 }
 
-template ChunkBasis<float> chunk_basis(const ToeplitzValues&, Index, Index, double, ToleranceKind);
-template ChunkBasis<double> chunk_basis(const ToeplitzValues&, Index, Index, double, ToleranceKind);
+template ChunkBasis<float> chunk_basis(const ToeplitzValues&, Index, Index, double, ToleranceKind, const SetUpWatch&);
+template ChunkBasis<double> chunk_basis(const ToeplitzValues&, Index, Index, double, ToleranceKind, const SetUpWatch&);
 
 }  // namespace espalier

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/chunked.hpp"
+#include "masks/set_up_watch.hpp"
 
 namespace espalier {
 
@@ -34,14 +35,16 @@ struct ChunkBasis {
 // Basis: the left singular vectors of {f~(t + a)}, a in a chunk, t from one gap on, weighted as the kind of tolerance asks.
 // The certificate is computed from every entry of every pair of chunks: O(L chunk R).
 template <class T>
-ChunkBasis<T> chunk_basis(const ToeplitzValues& values, Index chunk, Index gap, double tolerance, ToleranceKind kind);
+ChunkBasis<T> chunk_basis(const ToeplitzValues& values, Index chunk, Index gap, double tolerance, ToleranceKind kind,
+                          const SetUpWatch& watch = SetUpWatch());
 
 // The same mask with its derivatives by parameters beside it, for gradients: `derivatives` hold dM/dp with sums of their own,
 // on the same chunks. Their states join those of M, and as many basis vectors are added as their errors need to be within the
 // tolerance too. False, and nothing in `form`, where that takes more than 32.
 template <class T>
 bool derivative_form(const ToeplitzValues& values, const std::vector<ToeplitzValues>& derivatives, const ChunkBasis<T>& basis,
-                     double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form);
+                     double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form,
+                     const SetUpWatch& watch = SetUpWatch());
 
 // The number R that the far values of one side would need: their numerical rank over chunks at this tolerance, from a few
 // hundred places. An estimate (a few milliseconds), for choosing; values that are no short sum of anything smooth have rank

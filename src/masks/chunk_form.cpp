@@ -93,7 +93,8 @@ Index next_step(Index n, bool all) {
 
 }  // namespace
 
-Errors errors_of(const Side& side, const std::vector<double>& f, const std::vector<double>& inverse, Index gap, bool all) {
+Errors errors_of(const Side& side, const std::vector<double>& f, const std::vector<double>& inverse, Index gap, bool all,
+                 const SetUpWatch& watch) {
   const Index chunk = side.row.rows(), basis = side.row.cols(), length = static_cast<Index>(f.size());
   const Index count = std::max<Index>(0, (length - 1) / chunk - gap + 1);
   Errors e;
@@ -109,6 +110,7 @@ Errors errors_of(const Side& side, const std::vector<double>& f, const std::vect
   double* __restrict worst = work.row(2).data();
   double* __restrict worst_relative = work.row(3).data();
   for (Index at = 0, next = 0; at < count; at = next) {
+    watch.look();
     next = std::min(count, next_step(at, all));
     const double weight = static_cast<double>(next - at);
     const RowMajor left = side.row * (side.out * moved);

@@ -145,7 +145,8 @@ struct Errors {
 
 // f: values by distance; inverse: 1 / |f| where |f| counts for the pointwise error, else 0. all: every distance in chunks, as a
 // certificate needs; otherwise further and further apart, for a quick look.
-Errors errors_of(const Side& side, const std::vector<double>& f, const std::vector<double>& inverse, Index gap, bool all);
+Errors errors_of(const Side& side, const std::vector<double>& f, const std::vector<double>& inverse, Index gap, bool all,
+                 const SetUpWatch& watch);
 // The worst row's sum of errors over both sides, relative to its norm; null: a side without far entries. near: what near
 // entries add to every row.
 double worst_row(const Errors* lower, const Errors* upper, const ToeplitzValues& m, double near, Index chunk, Index gap);

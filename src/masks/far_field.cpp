@@ -16,13 +16,13 @@ FarFieldEngine<T>::FarFieldEngine(const GridSource& source, const MaskOptions& o
     : plan_(patch_plan(source.sizes)), table_(source.table), options_(options), tolerance_(tolerance) {}
 
 template <class T>
-const FarFieldForm<T>& FarFieldEngine<T>::form() const {
+const FarFieldForm<T>& FarFieldEngine<T>::form(const SetUpWatch& watch) const {
   std::call_once(once_, [&] {
     if (is_rough(plan_, table_, tolerance_)) {
       form_.reason = "its values change from point to point: no low rank in a block of them";
       return;
     }
-    form_ = far_field_form<T>(plan_, table_, tolerance_, options_.tolerance_kind);
+    form_ = far_field_form<T>(plan_, table_, tolerance_, options_.tolerance_kind, watch);
   });
   return form_;
 }
@@ -80,7 +80,8 @@ Report FarFieldEngine<T>::report(Shape shape) const {
 }
 
 template <class T>
-void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all) const {
+void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all,
+                                       const SetUpWatch& watch) const {
   const bool forced = options_.engine == "far-field";
   const auto refuse = [&](const std::string& why) {
     if (forced) throw ValueError("engine 'far-field' cannot serve this mask: " + why);
@@ -101,7 +102,7 @@ void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vect
   const double far =
       16 * static_cast<double>(shape.heads * backend::count(plan_.sizes) * std::max<Index>(1, shape.rank) * shape.columns);
   if (!forced && seconds(near, far, 0, shape) >= best_other) return;
-  const FarFieldForm<T>& f = form();
+  const FarFieldForm<T>& f = form(watch);
   if (!f.met) return refuse(f.reason);
   all.push_back(report(shape));
 }

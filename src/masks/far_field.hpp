@@ -20,7 +20,7 @@ class FarFieldEngine final : public GridEngine<T> {
   FarFieldEngine(const GridSource& source, const MaskOptions& options, double tolerance);
 
   bool serves(const std::string& engine) const override { return engine == "far-field"; }
-  void add_candidates(Shape shape, double best_other, std::vector<Report>& all) const override;
+  void add_candidates(Shape shape, double best_other, std::vector<Report>& all, const SetUpWatch& watch) const override;
   void multiply(const std::string& engine, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
                 const Context<Cpu>& context) const override;
   void multiply_low_rank(const std::string& engine, const LowRankInputs<T, Cpu>& in, const LowRankOutputs<T, Cpu>& out,
@@ -32,7 +32,7 @@ class FarFieldEngine final : public GridEngine<T> {
   std::unique_ptr<const GridEngine<T>> with_source(const GridSource& source) const override;
 
  private:
-  const FarFieldForm<T>& form() const;
+  const FarFieldForm<T>& form(const SetUpWatch& watch = SetUpWatch()) const;
   Report report(Shape shape) const;
   // By the cost model, from flops of the two parts and bytes.
   double seconds(double near, double far, double bytes, Shape shape) const;

@@ -26,8 +26,14 @@ Absolute::Absolute(const std::vector<double>& vectors, Index n, Index r, Index s
 }
 
 FieldSetup::FieldSetup(const PatchPlan& plan, const WholeTable& table, ToleranceKind kind, OffsetSets meets,
-                       std::function<double(double)> round)
-    : plan_(plan), table_(table), kind_(kind), meets_(std::move(meets)), wanted_(meets_), round_(std::move(round)) {
+                       std::function<double(double)> round, Steps& steps)
+    : plan_(plan),
+      table_(table),
+      kind_(kind),
+      meets_(std::move(meets)),
+      wanted_(meets_),
+      round_(std::move(round)),
+      steps_(steps) {
   for (std::size_t l = plan_.patches.size() - 1; l > 0; --l) {
     const Offsets all = offsets(l);
     const Index children = backend::count(plan_.split[l]);
@@ -52,6 +58,7 @@ void FieldSetup::measure_leaves() {
   for (Index k = 0; k < all.size(); ++k) {
     double largest = 0, smallest = std::numeric_limits<double>::infinity();
     if (wanted(0, k)) {
+      steps_.next();
       table_.block(all.at(k), plan_.patch, m.data(), stride);
       for (Index a = 0; a < p; ++a) {
         for (Index b = 0; b < p; ++b) {
@@ -120,7 +127,14 @@ Magnitudes FieldSetup::parent_sizes(std::size_t level, const Magnitudes& below) 
 void FieldSetup::find_leaves(double precision) {
   precision_ = precision;
   leaves_ = full_level(offsets(0), wanted_[0], backend::count(plan_.patch), leaf_block(), leaf_sizes_.largest, weights(),
-                       precision_, kMostBasis, round_);
+                       precision_, kMostBasis, round_, steps_);
+}
+
+Index FieldSetup::offsets_of_an_attempt() const {
+  // A sketch, coefficients and errors on each level.
+  Index count = 0;
+  for (const std::vector<char>& set : wanted_) count += std::count(set.begin(), set.end(), 1);
+  return 3 * count;
 }
 
 std::size_t FieldSetup::bytes() const {
@@ -154,7 +168,7 @@ bool FieldSetup::choose(double tolerance, Index most) {
       const Index rows = levels_.back().basis * backend::count(plan_.split[l]);
       if (rows > 0) {
         all = full_level(offsets(l), wanted_[l], rows, coefficient_block(l), sizes_.back().largest, weights(), precision_,
-                         kMostUpperBasis, round_);
+                         kMostUpperBasis, round_, steps_);
       }
       all.rows = rows;
       all.coefficients.resize(static_cast<std::size_t>(offsets(l).size()));
@@ -219,6 +233,7 @@ LevelErrors FieldSetup::leaf_errors() const {
   }
   for (Index k = 0; k < all.size(); ++k) {
     if (!wanted(0, k)) continue;
+    steps_.next();
     table_.block(all.at(k), plan_.patch, m.data(), stride);
     for (Index q = 0; q < r; ++q)
       std::copy_n(l.coefficients[static_cast<std::size_t>(k)].data() + q * r, r, c.data() + q * l.stride);
@@ -256,6 +271,7 @@ LevelErrors FieldSetup::upper_errors(std::size_t level, const Absolute& below) c
   std::vector<double> b(static_cast<std::size_t>(rows * stride)), gathered(static_cast<std::size_t>(below.basis));
   for (Index k = 0; rows > 0 && k < all.size(); ++k) {
     if (!wanted(level, k)) continue;
+    steps_.next();
     block(k, b.data(), stride);
     const std::vector<double>& c = l.coefficients[static_cast<std::size_t>(k)];
     subtract(l, c, b.data(), stride);

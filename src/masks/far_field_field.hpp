@@ -21,10 +21,13 @@ struct Absolute {
 
 class FieldSetup {
  public:
-  // meets: the offsets whose pairs meet on a level in this field. round: to the type that is stored. Refers to plan and table.
+  // meets: the offsets whose pairs meet on a level in this field. round: to the type that is stored. Refers to plan, table and
+  // steps.
   FieldSetup(const PatchPlan& plan, const WholeTable& table, ToleranceKind kind, OffsetSets meets,
-             std::function<double(double)> round);
+             std::function<double(double)> round, Steps& steps);
 
+  // Offsets that one choice and its errors go through.
+  Index offsets_of_an_attempt() const;
   // Finds the leaves' vectors, those of at least `precision` of the first's weight.
   void find_leaves(double precision);
   // Sets the levels by estimates for a tolerance; false where leaves would need `most` vectors, or some level more than there
@@ -56,6 +59,7 @@ class FieldSetup {
   ToleranceKind kind_;
   OffsetSets meets_, wanted_;  // wanted: those that meet, and what lies below them
   std::function<double(double)> round_;
+  Steps& steps_;
   double precision_ = 0;
   Index coefficients_ = 0, most_rows_ = 0;  // over every attempt: elements of all levels at most, rows of one
   Magnitudes leaf_sizes_;

@@ -266,10 +266,18 @@ OffsetSets meeting_offsets(const PatchPlan& plan, bool cross) {
 template <class T>
 class Builder {
  public:
-  Builder(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind)
-      : plan_(plan), given_(table), table_(plan, table), tolerance_(tolerance), kind_(kind) {}
+  Builder(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind,
+          const SetUpWatch& watch)
+      : plan_(plan), given_(table), table_(plan, table), tolerance_(tolerance), kind_(kind), steps_(watch) {}
 
   FarFieldForm<T> build() {
+    FarFieldForm<T> form = best_form();
+    steps_.end();
+    return form;
+  }
+
+ private:
+  FarFieldForm<T> best_form() {
     const bool may_cross = plan_.sizes[0] == 1 && plan_.sizes[1] > 1;
     FarFieldForm<T> all = form_of(false, may_cross ? kEnough : kMostBasis);
     if (all.met || !may_cross) return all;
@@ -278,21 +286,22 @@ class Builder {
     return form_of(false, kMostBasis);
   }
 
- private:
   // A basis of so few vectors of a leaf is better than level pairs by tiles.
   static constexpr Index kEnough = 48;
 
-  FarFieldForm<T> form_of(bool cross, Index most) const {
+  FarFieldForm<T> form_of(bool cross, Index most) {
     FarFieldForm<T> form;
     form.near_pairs = near_pairs(plan_, cross);
     form.grid.cross = cross;
-    FieldSetup field(plan_, table_, kind_, meeting_offsets(plan_, cross), rounded<T>);
+    FieldSetup field(plan_, table_, kind_, meeting_offsets(plan_, cross), rounded<T>, steps_);
     // Estimates choose, the certificate decides; vectors that do not matter at a thousandth of the tolerance are only looked at
     // where the others do not do.
     for (const double precision : {1e-3, 1e-6}) {
+      steps_.begin(field.offsets_of_an_attempt());
       field.find_leaves(precision * tolerance_);
       double share = 0.5;
       for (int attempt = 0; attempt < 4 && field.choose(share * tolerance_, most); ++attempt) {
+        if (attempt > 0) steps_.begin(field.offsets_of_an_attempt());
         certify(field, form);
         if (form.met) {
           store(field, form);
@@ -342,6 +351,7 @@ class Builder {
   WholeTable table_;
   double tolerance_;
   ToleranceKind kind_;
+  Steps steps_;
 };
 
 template <class T>
@@ -382,11 +392,14 @@ void Builder<T>::store(const FieldSetup& setup, FarFieldForm<T>& form) const {
 }  // namespace
 
 template <class T>
-FarFieldForm<T> far_field_form(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind) {
-  return Builder<T>(plan, table, tolerance, kind).build();
+FarFieldForm<T> far_field_form(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind,
+                               const SetUpWatch& watch) {
+  return Builder<T>(plan, table, tolerance, kind, watch).build();
 }
 
-template FarFieldForm<float> far_field_form(const PatchPlan&, const std::vector<double>&, double, ToleranceKind);
-template FarFieldForm<double> far_field_form(const PatchPlan&, const std::vector<double>&, double, ToleranceKind);
+template FarFieldForm<float> far_field_form(const PatchPlan&, const std::vector<double>&, double, ToleranceKind,
+                                            const SetUpWatch&);
+template FarFieldForm<double> far_field_form(const PatchPlan&, const std::vector<double>&, double, ToleranceKind,
+                                             const SetUpWatch&);
 
 }  // namespace espalier

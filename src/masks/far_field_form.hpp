@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/patches.hpp"
+#include "masks/set_up_watch.hpp"
 
 namespace espalier {
 
@@ -48,6 +49,7 @@ bool is_rough(const PatchPlan& plan, const std::vector<double>& table, double to
 // leaves' offset; what the levels above add is bounded through the absolute values of the bases.
 // Cost: about 8 P^2 R flops for each offset of two leaves of P points.
 template <class T>
-FarFieldForm<T> far_field_form(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind);
+FarFieldForm<T> far_field_form(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind,
+                               const SetUpWatch& watch = SetUpWatch());
 
 }  // namespace espalier

@@ -84,7 +84,7 @@ constexpr Index kMostPlaces = 12;
 constexpr Index kFewBlocks = 64;
 
 Eigen::MatrixXd sketch(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
-                       const std::vector<double>& sizes, const Weights& weights) {
+                       const std::vector<double>& sizes, const Weights& weights, Steps& steps) {
   const Index stride = padded_width(rows), width = kBlockPadding;
   const Index places = std::min(kMostPlaces, rows / width + 2);
   std::vector<double> m(static_cast<std::size_t>(rows * stride)), signs(static_cast<std::size_t>(rows * width)),
@@ -94,6 +94,7 @@ Eigen::MatrixXd sketch(const Offsets& offsets, const std::vector<char>& wanted, 
   for (Index k = 0; k < offsets.size(); ++k) {
     const double w = weights(sizes[static_cast<std::size_t>(k)]);
     if (wanted[static_cast<std::size_t>(k)] == 0 || w == 0) continue;
+    steps.next();
     block(k, m.data(), stride);
     for (Index repeat = 0; repeat < (few ? places : 1); ++repeat) {
       const Random random(17, static_cast<std::uint64_t>(k * places + repeat));
@@ -120,11 +121,11 @@ Eigen::MatrixXd sketch(const Offsets& offsets, const std::vector<char>& wanted, 
 
 Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
                  const std::vector<double>& sizes, const Weights& weights, double precision, Index most,
-                 const std::function<double(double)>& round) {
+                 const std::function<double(double)>& round, Steps& steps) {
   Level level;
   level.rows = rows;
   level.coefficients.resize(static_cast<std::size_t>(offsets.size()));
-  const Eigen::MatrixXd y = sketch(offsets, wanted, rows, block, sizes, weights);
+  const Eigen::MatrixXd y = sketch(offsets, wanted, rows, block, sizes, weights, steps);
   const Eigen::BDCSVD<Eigen::MatrixXd> svd(y, Eigen::ComputeThinU);
   const Eigen::VectorXd& s = svd.singularValues();
   const double least = std::max(precision, 1e-15) * s[0];
@@ -138,6 +139,7 @@ Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index 
       whole(static_cast<std::size_t>(r * stride));
   for (Index k = 0; r > 0 && k < offsets.size(); ++k) {
     if (wanted[static_cast<std::size_t>(k)] == 0) continue;
+    steps.next();
     block(k, m.data(), from);
     block_product(rows, r, rows, m.data(), from, 1, level.vectors.data(), stride, half.data(), stride, false);
     block_product(r, r, rows, level.vectors.data(), 1, stride, half.data(), stride, whole.data(), stride, false);

@@ -16,6 +16,35 @@ namespace espalier::far_field {
 
 using backend::Axes;
 
+// Counts the offsets of patches that a set-up goes through, which are nearly all of its work, and tells what share is done. How
+// many attempts it takes is not known: each is three quarters of what is left.
+class Steps {
+ public:
+  explicit Steps(const SetUpWatch& watch) : watch_(watch) {}
+  // Of an attempt with about so many offsets.
+  void begin(Index offsets) {
+    from_ = share();
+    done_ = 0;
+    offsets_ = offsets;
+  }
+  // Before one offset. Errors: Cancelled.
+  void next() {
+    if (done_++ % kSome == 0) watch_.tell("far field set-up", share());
+  }
+  void end() const { watch_.tell("far field set-up", 1); }
+
+ private:
+  // Offsets between two looks: a millisecond.
+  static constexpr Index kSome = 16;
+  double share() const {
+    if (offsets_ == 0) return from_;
+    return from_ + 0.75 * (1 - from_) * std::min(1.0, static_cast<double>(done_) / static_cast<double>(offsets_));
+  }
+  const SetUpWatch& watch_;
+  double from_ = 0;
+  Index done_ = 0, offsets_ = 0;  // offsets_: 0 before the first attempt
+};
+
 // Offsets of two patches of one level, -(n_t - 1) .. n_t - 1 along each axis.
 struct Offsets {
   Axes patches{1, 1, 1}, sizes{1, 1, 1};
@@ -88,7 +117,7 @@ inline constexpr Index kMostBasis = 128, kMostUpperBasis = 320;
 // coefficients of every wanted offset in them. round: to the type that is stored.
 Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
                  const std::vector<double>& sizes, const Weights& weights, double precision, Index most,
-                 const std::function<double(double)>& round);
+                 const std::function<double(double)>& round, Steps& steps);
 
 // The number of leading vectors with which the estimate of the level's error is at most `tolerance`; kind row: of the sum over
 // all offsets relative to `sum`, entry: of the largest relative to `largest`, pointwise: relative to the block's smallest.

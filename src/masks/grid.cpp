@@ -240,12 +240,22 @@ std::shared_ptr<const Mask<T, B>> GridMask<T, B>::with_parameters(std::span<cons
 
 template <class T, class B>
 std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
+  return watched_candidates(shape, nullptr);
+}
+
+template <class T, class B>
+void GridMask<T, B>::set_up(Shape shape, const Context<B>& context) const {
+  if (context.progress != nullptr && !values_->engines.empty()) (void)watched_candidates(shape, context.progress);
+}
+
+template <class T, class B>
+std::vector<Report> GridMask<T, B>::watched_candidates(Shape shape, const Progress* progress) const {
   std::vector<Report> all = {this->tile_report(shape, "direct")};
   if (backend::has_fft<B>(state_->sizes)) all.push_back(fft_report(shape));
   for (const auto& engine : values_->engines) {
     double best = all.front().predicted_seconds;
     for (const Report& r : all) best = std::min(best, r.predicted_seconds);
-    engine->add_candidates(shape, best, all);
+    engine->add_candidates(shape, best, all, SetUpWatch(progress));
   }
   return all;
 }
@@ -286,6 +296,7 @@ Report GridMask<T, B>::fft_report(Shape shape) const {
 
 template <class T, class B>
 void GridMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
+  set_up({.columns = x.cols}, context);
   if (this->runs_by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
   const std::string engine = this->report({.columns = x.cols}).engine;
   if (engine == "fft") return state_->fft().multiply(values_->spectrum(*state_, context), x, y, transpose, context);
@@ -297,6 +308,7 @@ template <class T, class B>
 void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar,
                                             VectorView<T, B> parameter_bar, const Context<B>& context) const {
   if (parameters().empty()) return;
+  set_up({.columns = x.cols}, context);
   if (this->runs_by_tiles({.columns = x.cols}) || !backend::has_fft<B>(state_->sizes)) {
     Mask<T, B>::add_parameter_gradient(x, y_bar, parameter_bar, context);
     return;
@@ -311,6 +323,7 @@ template <class T, class B>
 void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                     const Context<B>& context) const {
   const Shape shape{.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)};
+  set_up(shape, context);
   if (this->runs_by_tiles(shape)) return this->low_rank_by_tiles(in, out, transpose, context);
   const std::string engine = this->report(shape).engine;
   if (engine == "fft") {
@@ -325,6 +338,7 @@ template <class T, class B>
 void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
   const Shape shape{.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)};
+  set_up(shape, context);
   if (this->runs_by_tiles(shape)) return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
   const std::string engine = this->report(shape).engine;
   const bool learns = gradients.parameters && gradients.parameters.size > 0;

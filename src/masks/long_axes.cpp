@@ -39,7 +39,7 @@ typename LongAxes<T>::Factor LongAxes<T>::factor(const backend::TrainAxis<T>& ax
 
 template <class T>
 LongAxes<T>::LongAxes(const std::vector<Index>& sizes, const OffsetTrain<T>& train, double tolerance,
-                      const MaskOptions& options)
+                      const MaskOptions& options, const SetUpWatch& watch)
     : cost_(options.cost) {
   const backend::TrainAxis<T>&u = train.axes[0], &v = train.axes[1];
   std::vector<Index> step(sizes.size(), 1);
@@ -60,7 +60,9 @@ LongAxes<T>::LongAxes(const std::vector<Index>& sizes, const OffsetTrain<T>& tra
     return most;
   };
   for (Index k = 0; k < train.terms; ++k) {
+    watch.look();
     rows_.push_back(factor(u, k, v.size, own));
+    watch.look();
     columns_.push_back(factor(v, k, u.size, own));
     const auto bound = [](const Factor& f, bool rows) {
       if (!f.report.certificate) return 0.0;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/toeplitz_train.hpp"
+#include "masks/set_up_watch.hpp"
 
 namespace espalier {
 
@@ -33,7 +34,7 @@ struct OffsetTrain {
 // few tables.
 template <class T>
 OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<double>& table, double tolerance,
-                            ToleranceKind kind, bool fold = true);
+                            ToleranceKind kind, bool fold = true, const SetUpWatch& watch = SetUpWatch());
 
 // Terms between two axes that are tried: from about 8 on an FFT is faster on every grid measured.
 inline constexpr Index kMostTerms = 32;

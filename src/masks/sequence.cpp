@@ -85,10 +85,11 @@ bool SequenceEngines<T>::wanted(const char* name) const {
 }
 
 template <class T>
-const SequenceForm<T>& SequenceEngines<T>::form(Kind kind, bool plain) const {
+const SequenceForm<T>& SequenceEngines<T>::form(Kind kind, bool plain, const SetUpWatch& watch) const {
   Slot& slot = slots_[(kind == Kind::band ? 2 : 0) + (plain ? 1 : 0)];
   std::call_once(slot.once, [&] {
-    slot.form = std::make_unique<const SequenceForm<T>>(kind == Kind::band ? make_band(plain) : make_exponentials(plain));
+    slot.form =
+        std::make_unique<const SequenceForm<T>>(kind == Kind::band ? make_band(plain, watch) : make_exponentials(plain, watch));
     slot.ready.store(slot.form.get(), std::memory_order_release);
   });
   return *slot.form;
@@ -141,7 +142,7 @@ std::vector<Shaped> shapes_by_cost(const ToeplitzValues& m, bool plain, double t
 
 template <class T>
 std::optional<ExponentialSum> SequenceEngines<T>::fit_side(bool is_lower, bool plain, Index chunk, Index gap,
-                                                           std::string& reason) const {
+                                                           std::string& reason, const SetUpWatch& watch) const {
   const ToeplitzValues& m = source().values;
   FitOptions options;
   // Half of the tolerance for the sum, the rest for the basis and for rounding what is stored.
@@ -149,6 +150,7 @@ std::optional<ExponentialSum> SequenceEngines<T>::fit_side(bool is_lower, bool p
   options.kind = options_.tolerance_kind;
   options.first = (gap - 1) * chunk + 1;
   options.one_sided = !(m.has_lower && m.has_upper);
+  options.stop = watch.stop();
   const std::optional<DistanceFunction>& closed = is_lower ? source().lower : source().upper;
   const std::vector<double>& values = is_lower || m.symmetric ? m.lower : m.upper;
   const ExponentialSum& start = (is_lower || m.symmetric ? start_.lower : start_.upper)[plain ? 1 : 0];
@@ -162,7 +164,7 @@ std::optional<ExponentialSum> SequenceEngines<T>::fit_side(bool is_lower, bool p
 }
 
 template <class T>
-SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain) const {
+SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain, const SetUpWatch& watch) const {
   const std::vector<Shaped> shapes = shapes_by_cost(source().values, plain, tolerance_, options_.tolerance_kind);
   SequenceForm<T> form;
   if (shapes.empty()) {
@@ -176,7 +178,7 @@ SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain) const {
   constexpr double kPromise = 0.95;
   double least = std::numeric_limits<double>::infinity();
   for (std::size_t k = 0; k < std::min(kTries, shapes.size()) && shapes[k].flops < kPromise * least; ++k) {
-    SequenceForm<T> next = form_of_shape(plain, shapes[k].chunk, shapes[k].gap);
+    SequenceForm<T> next = form_of_shape(plain, shapes[k].chunk, shapes[k].gap, watch);
     const double flops = next.met() ? flops_a_token(next.basis.product, plain) : std::numeric_limits<double>::infinity();
     if (k > 0 && flops >= least) continue;
     form = std::move(next);
@@ -186,14 +188,14 @@ SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain) const {
 }
 
 template <class T>
-SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index gap) const {
+SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index gap, const SetUpWatch& watch) const {
   SequenceForm<T> form;
   ToeplitzValues m = source().values;
   std::string low, high;
   const bool far = length_ > gap * chunk;
   const bool with_low = far && (m.has_lower || m.symmetric), with_high = far && m.has_upper && !m.symmetric;
   if (with_low) {
-    const auto sum = fit_side(true, plain, chunk, gap, low);
+    const auto sum = fit_side(true, plain, chunk, gap, low, watch);
     if (!sum) {
       form.reason = "no sum of exponentials for its values: " + low;
       return form;
@@ -201,14 +203,14 @@ SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index
     m.lower_sum = form.lower = *sum;
   }
   if (with_high) {
-    const auto sum = fit_side(false, plain, chunk, gap, high);
+    const auto sum = fit_side(false, plain, chunk, gap, high, watch);
     if (!sum) {
       form.reason = "no sum of exponentials for its values above the diagonal: " + high;
       return form;
     }
     m.upper_sum = form.upper = *sum;
   }
-  form.basis = chunk_basis<T>(m, chunk, gap, tolerance_, options_.tolerance_kind);
+  form.basis = chunk_basis<T>(m, chunk, gap, tolerance_, options_.tolerance_kind, watch);
   form.reason = !far ? "none needed" : with_low ? low : high;
   if (!form.met()) {
     std::ostringstream text;
@@ -219,7 +221,7 @@ SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index
 }
 
 template <class T>
-SequenceForm<T> SequenceEngines<T>::make_band(bool plain) const {
+SequenceForm<T> SequenceEngines<T>::make_band(bool plain, const SetUpWatch& watch) const {
   SequenceForm<T> form;
   const ToeplitzValues& m = source().values;
   const auto length = static_cast<Index>(m.lower.size());
@@ -232,7 +234,7 @@ SequenceForm<T> SequenceEngines<T>::make_band(bool plain) const {
   }
   ToeplitzValues only = m;
   only.lower_sum = only.upper_sum = {};
-  form.basis = chunk_basis<T>(only, chunk, gap, tolerance_, options_.tolerance_kind);
+  form.basis = chunk_basis<T>(only, chunk, gap, tolerance_, options_.tolerance_kind, watch);
   form.reason = "entries beyond " + std::to_string(width) + " tokens are within the tolerance together";
   return form;
 }
@@ -294,7 +296,8 @@ Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape 
 }
 
 template <class T>
-void SequenceEngines<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all) const {
+void SequenceEngines<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all,
+                                        const SetUpWatch& watch) const {
   if (tolerance_ == 0) return;
   const bool plain = shape.rank == 0;
   const auto length = static_cast<double>(length_);
@@ -306,7 +309,7 @@ void SequenceEngines<T>::add_candidates(Shape shape, double best_other, std::vec
     const char* name = kind == Kind::band ? "band" : "exponentials";
     const bool forced = options_.engine == name;
     if (!forced && !(pays && wanted(name))) continue;
-    const SequenceForm<T>& f = form(kind, plain);
+    const SequenceForm<T>& f = form(kind, plain, watch);
     if (f.met()) all.push_back(report(kind, f, shape));
     if (!f.met() && forced) throw ValueError("engine '" + std::string(name) + "' cannot serve this mask: " + f.reason);
   }
@@ -336,14 +339,14 @@ void SequenceEngines<T>::multiply_low_rank(const std::string& engine, const LowR
 }
 
 template <class T>
-const typename SequenceEngines<T>::Learning& SequenceEngines<T>::learning(Kind kind) const {
+const typename SequenceEngines<T>::Learning& SequenceEngines<T>::learning(Kind kind, const SetUpWatch& watch) const {
   Learning& l = learning_[kind == Kind::band ? 1 : 0];
-  std::call_once(l.once, [&] { make_learning(kind, l); });
+  std::call_once(l.once, [&] { make_learning(kind, l, watch); });
   return l;
 }
 
 template <class T>
-void SequenceEngines<T>::make_learning(Kind kind, Learning& l) const {
+void SequenceEngines<T>::make_learning(Kind kind, Learning& l, const SetUpWatch& watch) const {
   const SequenceValues& s = source();
   const std::optional<DistanceFunction>& any = s.lower ? s.lower : s.upper;
   // Tables have a parameter a distance: their gradient is a correlation.
@@ -375,6 +378,7 @@ void SequenceEngines<T>::make_learning(Kind kind, Learning& l) const {
       options.tolerance = tolerance_ / 2;
       options.first = (gap - 1) * chunk + 1;
       options.one_sided = !(m.has_lower && m.has_upper);
+      options.stop = watch.stop();
       options.start = std::make_shared<const ExponentialSum>(lower || m.symmetric ? f.lower : f.upper);
       const DistanceFunction g = lower && s.lower ? s.lower->derivative_function(p) : DistanceFunction(FunctionTable{values});
       const bool zero = std::all_of(values.begin(), values.end(), [](double v) { return v == 0; });
@@ -385,7 +389,7 @@ void SequenceEngines<T>::make_learning(Kind kind, Learning& l) const {
     }
     derivatives.push_back(std::move(d));
   }
-  l.usable = derivative_form<T>(m, derivatives, f.basis, tolerance_, options_.tolerance_kind, l.form);
+  l.usable = derivative_form<T>(m, derivatives, f.basis, tolerance_, options_.tolerance_kind, l.form, watch);
 }
 
 template <class T>
@@ -394,7 +398,7 @@ bool SequenceEngines<T>::multiply_low_rank_vjp(const std::string& engine, const 
                                                const LowRankGradients<T, Cpu>& gradients, bool learn,
                                                std::vector<double>& parameter_bar, const Context<Cpu>& context) const {
   const Kind kind = engine == "band" ? Kind::band : Kind::exponentials;
-  const Learning* l = learn ? &learning(kind) : nullptr;
+  const Learning* l = learn ? &learning(kind, SetUpWatch(context.progress)) : nullptr;
   if (l == nullptr || !l->usable) {
     backend::chunked_low_rank_vjp<T, Cpu>(form(kind, false).basis.product, nullptr, in, cotangents, gradients, nullptr,
                                           context);

@@ -52,7 +52,7 @@ class SequenceEngines final : public GridEngine<T> {
                   SequenceStart start = {});
 
   bool serves(const std::string& engine) const override;
-  void add_candidates(Shape shape, double best_other, std::vector<Report>& all) const override;
+  void add_candidates(Shape shape, double best_other, std::vector<Report>& all, const SetUpWatch& watch) const override;
   std::unique_ptr<const GridEngine<T>> with_source(const GridSource& source) const override;
 
   void multiply(const std::string& engine, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
@@ -79,13 +79,14 @@ class SequenceEngines final : public GridEngine<T> {
   };
   // What has been found so far, or else where this one would have started itself.
   SequenceStart found() const;
-  const Learning& learning(Kind kind) const;
-  void make_learning(Kind kind, Learning& learning) const;
-  const SequenceForm<T>& form(Kind kind, bool plain) const;
-  SequenceForm<T> make_exponentials(bool plain) const;
-  SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap) const;
-  SequenceForm<T> make_band(bool plain) const;
-  std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, std::string& reason) const;
+  const Learning& learning(Kind kind, const SetUpWatch& watch) const;
+  void make_learning(Kind kind, Learning& learning, const SetUpWatch& watch) const;
+  const SequenceForm<T>& form(Kind kind, bool plain, const SetUpWatch& watch = SetUpWatch()) const;
+  SequenceForm<T> make_exponentials(bool plain, const SetUpWatch& watch) const;
+  SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap, const SetUpWatch& watch) const;
+  SequenceForm<T> make_band(bool plain, const SetUpWatch& watch) const;
+  std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, std::string& reason,
+                                         const SetUpWatch& watch) const;
   Report report(Kind kind, const SequenceForm<T>& form, Shape shape) const;
   bool wanted(const char* name) const;
   const SequenceValues& source() const;

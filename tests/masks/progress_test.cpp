@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <espalier/core/error.hpp>
+#include <espalier/functions/exponential_sum.hpp>
 #include <espalier/masks/grid.hpp>
 
 #include <algorithm>
@@ -71,6 +72,7 @@ TEST_CASE("products of every engine report a share that rises to 1, on the calli
     Run run(e);
     CAPTURE(e.name);
     for (const auto& product : run.products(e.masked)) {
+      product({.threads = 1});  // what is set up once has shares of its own
       for (const int threads : {1, 2}) {
         std::vector<double> seen;
         Progress progress;
@@ -140,4 +142,86 @@ TEST_CASE("gradients by FFT report every feature and end in the middle") {
   CHECK(seen.back() == 1);
   ask = true;
   CHECK_THROWS_AS(vjp(), Cancelled);
+}
+
+TEST_CASE("the set-up of a far field, in its first product, tells how far it is and ends when told to") {
+  const Engine e{"far-field", {96, 96}, Rational{.width = 16}, Distance::l2, true, 3};
+  Run run(e), other(e);
+  std::stop_source stop;
+  std::vector<std::string> phases;
+  std::vector<double> shares;
+  bool ask = true;
+  Progress progress;
+  progress.stop = stop.get_token();
+  progress.callback = [&](std::string_view phase, double fraction) {
+    phases.emplace_back(phase);
+    if (phase != "far field set-up") return;
+    shares.push_back(fraction);
+    if (ask && fraction > 0.1) stop.request_stop();
+  };
+  const Context<Cpu> context{.threads = 1, .progress = &progress};
+  const auto product = run.products(true).back();
+  CHECK_THROWS_AS(product(context), Cancelled);
+  CHECK(shares.size() > 2);
+  CHECK(shares.back() < 0.3);
+  for (const std::string& phase : phases) CHECK(phase == "far field set-up");
+  // The next call makes it anew, whole.
+  ask = false;
+  progress.stop = {};
+  shares.clear();
+  product(context);
+  CHECK(shares.size() > 10);
+  CHECK(std::is_sorted(shares.begin(), shares.end()));
+  CHECK(shares.back() == 1);
+  other.products(true).back()({.threads = 1});
+  CHECK(run.y == other.y);
+  // Once made it is kept.
+  shares.clear();
+  product(context);
+  CHECK(shares.empty());
+}
+
+TEST_CASE("fits end when told to: while f is looked at, in the search, and inside a mask's first product") {
+  constexpr Index count = Index{1} << 17;
+  for (const Index at : {Index{30000}, count - 1}) {
+    std::stop_source stop;
+    Index calls = 0;
+    const Callable f{[&](double d) {
+                       if (++calls > at) stop.request_stop();
+                       return 1 / (1 + d / 16);
+                     },
+                     "1/(1+d/16)"};
+    FitOptions options;
+    options.stop = stop.get_token();
+    CHECK_THROWS_AS((void)fit_exponentials(f, count, options), Cancelled);
+    CHECK(calls >= at);
+    CHECK(calls < at + 5000);
+  }
+  std::stop_source real;
+  Index calls = 0;
+  const Callable f{[&](double d) {
+                     if (++calls > 2000) real.request_stop();
+                     return 1 / (1 + d / 16);
+                   },
+                   "1/(1+d/16)"};
+  FitOptions options;
+  options.stop = real.get_token();
+  CHECK_THROWS_AS((void)fit_exponentials(f, RealRange{0, 1000}, options), Cancelled);
+
+  for (const char* engine : {"exponentials", "band", "separable"}) {
+    const Engine e{engine,
+                   engine == std::string("separable") ? std::vector<Index>{50, 60} : std::vector<Index>{3000},
+                   Gaussian{.width = 50},
+                   Distance::l2,
+                   false,
+                   3};
+    Run run(e), other(e);
+    std::stop_source stop;
+    stop.request_stop();
+    Progress progress{{}, stop.get_token()};
+    CHECK_THROWS_AS(run.products(false).front()({.threads = 1, .progress = &progress}), Cancelled);
+    run.products(false).front()({.threads = 1});
+    other.products(false).front()({.threads = 1});
+    CHECK(run.y == other.y);
+  }
 }
