@@ -202,6 +202,13 @@ ChunkBasis<T> chunk_basis(const ToeplitzValues& m, Index chunk, Index gap, doubl
   while (count < most && !measure(count, false)) ++count;
   for (; !(result.met = measure(count, true)) && count < most; ++count) {
   }
+  if (result.met && kind == ToleranceKind::pointwise) {
+    // Four times the standard deviation, of unit roundoffs.
+    const double unit = 4 * 0.5 * static_cast<double>(std::numeric_limits<T>::epsilon());
+    for (std::size_t k = 0; k < sides.size(); ++k) {
+      result.entry_rounding = std::max(result.entry_rounding, unit * entry_rounding(sides[k], problems[k].inverse, gap, watch));
+    }
+  }
   if (with_lower) product.lower = stored<T>(sides.front());
   if (with_upper) {
     backend::ChunkedToeplitz<T> as_lower;

@@ -28,6 +28,7 @@ struct ChunkBasis {
   backend::ChunkedToeplitz<T> product;
   Certificate certificate;    // of the form as stored, near rounding included
   bool met = false;           // within the tolerance
+  double entry_rounding = 0;  // kind pointwise: of a product, for the worst single far entry and relative to it
   Index fitted_negative = 0;  // entries M >= 0 whose M~ < 0, over one row position of each chunk
 };
 

@@ -147,6 +147,62 @@ Errors errors_of(const Side& side, const std::vector<double>& f, const std::vect
   return e;
 }
 
+namespace {
+
+// |D|: the states' moves with absolute values. Pairs only decay, and stand in their first state alone.
+States absolute_moves(const States& s) {
+  States a = s;
+  for (double& angle : a.angle) angle = 0;
+  for (double& w : a.couple_stored) w = std::abs(w);
+  return a;
+}
+
+// |x| of the states' rows (or of their columns): a pair's two numbers become their length, in both.
+Matrix absolute_states(const States& s, const Matrix& by_state) {
+  Matrix a = by_state.cwiseAbs();
+  for (Index q = 0; q + 1 < a.rows(); ++q) {
+    if (s.angle[static_cast<std::size_t>(q)] == 0) continue;
+    a.row(q) = (by_state.row(q).array().square() + by_state.row(q + 1).array().square()).sqrt();
+    a.row(q + 1) = a.row(q);
+    ++q;
+  }
+  return a;
+}
+
+}  // namespace
+
+double entry_rounding(const Side& side, const std::vector<double>& inverse, Index gap, const SetUpWatch& watch) {
+  const Index chunk = side.row.rows(), length = static_cast<Index>(inverse.size()), r = side.in.rows();
+  const Index count = std::max<Index>(0, (length - 1) / chunk - gap + 1);
+  const States moves = absolute_moves(side.states);
+  Matrix moved = absolute_states(side.states, side.in), out = absolute_states(side.states, side.out.transpose()).transpose();
+  for (Index q = 0; q + 1 < r; ++q) {
+    if (side.states.angle[static_cast<std::size_t>(q)] == 0) continue;
+    out.col(++q).setZero();  // a pair's length counts once
+  }
+  const Matrix row = side.row.cwiseAbs();
+  const RowMajor source = side.source.cwiseAbs().colwise().reverse().transpose();
+  const auto operations = static_cast<double>(2 * side.row.cols() + r + 10);
+  Eigen::RowVectorXd value(chunk);
+  double worst = 0;
+  for (Index at = 0; at < count; ++at) {
+    watch.look();
+    Eigen::VectorXd weight(r);
+    for (Index q = 0; q < r; ++q) {
+      const bool compensated = !moves.coupled && moves.log_decay[static_cast<std::size_t>(q)] < backend::kSlowLogDecay;
+      weight[q] = std::sqrt(operations + (compensated ? 0.0 : 2 * static_cast<double>(at)));
+    }
+    const RowMajor left = row * (out * weight.asDiagonal() * moved);
+    for (Index a = 0; a < chunk && (at + gap) * chunk + a < length; ++a) {
+      value.noalias() = left.row(a) * source;
+      const double* scale = inverse.data() + (at + gap) * chunk + a - chunk + 1;
+      for (Index b = 0; b < chunk; ++b) worst = std::max(worst, value[b] * scale[b]);
+    }
+    move_states(moves, moved);
+  }
+  return worst;
+}
+
 double worst_row(const Errors* lower, const Errors* upper, const ToeplitzValues& m, double near, Index chunk, Index gap) {
   const auto length = static_cast<Index>(m.lower.size());
   const Index chunks = (length + chunk - 1) / chunk;

@@ -56,7 +56,7 @@ Report FarFieldEngine<T>::report(Shape shape) const {
   r.certificate = f.certificate;
   r.terms = f.grid.levels.empty() ? 0 : f.grid.levels.front().basis;
   r.fitted_negative = f.maybe_negative;
-  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
+  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8 + f.entry_rounding;
   r.flops = near + far;
   // Into patch order and back; x, and y both ways, once a panel of features; moments and locals written and read, twice where
   // patches couple.

@@ -309,6 +309,83 @@ LevelErrors FieldSetup::upper_errors(std::size_t level, const Absolute& below) c
   return errors;
 }
 
+namespace {
+
+std::vector<double> absolute(std::vector<double> values) {
+  for (double& v : values) v = std::abs(v);
+  return values;
+}
+
+}  // namespace
+
+// Of the pairs that meet as leaves, without the roundings' number.
+double FieldSetup::leaf_rounding() const {
+  const Level& l = levels_[0];
+  const Offsets all = offsets(0);
+  const Index p = l.rows, r = l.basis, stride = padded_width(p);
+  const std::vector<double> v = absolute(l.vectors);
+  std::vector<double> m(static_cast<std::size_t>(p * stride)), e(m.size(), 0.0), half(static_cast<std::size_t>(p * l.stride)),
+      turned(static_cast<std::size_t>(r * stride), 0.0), c(static_cast<std::size_t>(r * l.stride), 0.0);
+  for (Index a = 0; a < p; ++a) {
+    for (Index q = 0; q < r; ++q)
+      turned[static_cast<std::size_t>(q * stride + a)] = v[static_cast<std::size_t>(a * l.stride + q)];
+  }
+  double worst = 0;
+  for (Index k = 0; r > 0 && k < all.size(); ++k) {
+    if (meets_[0][static_cast<std::size_t>(k)] == 0) continue;
+    steps_.next();
+    table_.block(all.at(k), plan_.patch, m.data(), stride);
+    const std::vector<double> coupling = absolute(l.coefficients[static_cast<std::size_t>(k)]);
+    for (Index q = 0; q < r; ++q) std::copy_n(coupling.data() + q * r, r, c.data() + q * l.stride);
+    block_product(p, r, r, v.data(), l.stride, 1, c.data(), l.stride, half.data(), l.stride, false);
+    block_product(p, p, r, half.data(), l.stride, 1, turned.data(), stride, e.data(), stride, false);
+    for (Index i = 0; i < p; ++i) {
+      for (Index j = 0; j < p; ++j) {
+        const auto at = static_cast<std::size_t>(i * stride + j);
+        if (std::abs(m[at]) >= 1e-7 * table_.largest) worst = std::max(worst, e[at] / std::abs(m[at]));
+      }
+    }
+  }
+  return worst;
+}
+
+double FieldSetup::entry_rounding() const {
+  double operations = 4 + 3 * static_cast<double>(levels_[0].basis), worst = std::sqrt(operations) * leaf_rounding();
+  std::vector<double> below = absolute(levels_[0].vectors);
+  for (std::size_t level = 1; level < levels_.size(); ++level) {
+    const Level &l = levels_[level], &lower = levels_[level - 1];
+    const Index r = l.basis, children = backend::count(plan_.split[level]);
+    const Index points = lower.stride > 0 ? static_cast<Index>(below.size()) / lower.stride : 0;
+    const std::vector<double> transfer = absolute(l.vectors);
+    std::vector<double> here(static_cast<std::size_t>(children * points * l.stride), 0.0), largest(static_cast<std::size_t>(r));
+    for (Index c = 0; r > 0 && c < children; ++c) {
+      block_product(points, r, lower.basis, below.data(), lower.stride, 1, transfer.data() + c * lower.basis * l.stride,
+                    l.stride, here.data() + c * points * l.stride, l.stride, false);
+    }
+    for (Index a = 0; a < children * points; ++a) {
+      for (Index q = 0; q < r; ++q) {
+        double& most = largest[static_cast<std::size_t>(q)];
+        most = std::max(most, here[static_cast<std::size_t>(a * l.stride + q)]);
+      }
+    }
+    operations += 2 * static_cast<double>(r) + static_cast<double>(r - lower.basis);
+    for (std::size_t k = 0; k < meets_[level].size(); ++k) {
+      const double smallest = sizes_[level].smallest[k];
+      if (meets_[level][k] == 0 || smallest == 0) continue;
+      double sum = 0;
+      for (Index q = 0; q < r; ++q) {
+        for (Index s = 0; s < r; ++s) {
+          sum += largest[static_cast<std::size_t>(q)] * std::abs(l.coefficients[k][static_cast<std::size_t>(q * r + s)]) *
+                 largest[static_cast<std::size_t>(s)];
+        }
+      }
+      worst = std::max(worst, std::sqrt(operations) * sum / smallest);
+    }
+    below = std::move(here);
+  }
+  return worst;
+}
+
 // The vectors of a level at the points of its patches, child after child, [points, stride].
 std::vector<double> FieldSetup::vectors_of(std::size_t level, const std::vector<double>& points_below) const {
   const Level &l = levels_[level], &below = levels_[level - 1];

@@ -38,6 +38,11 @@ class FieldSetup {
   const OffsetSets& meets() const { return meets_; }
   // What the levels as they are stored add to the error, by level.
   std::vector<LevelErrors> errors() const;
+  // The rounding of a product in units of 0.5 eps(T), for its worst single far entry and relative to that entry: sqrt(w) times
+  // the largest of sum |V_q(i)| |K_qr| |V_r(j)| / |M_ij|, V a product of absolute transfers. w counts the operations behind one
+  // term, moments and locals of every level and the coupling; why sqrt(w): chunk_form.hpp. Leaves entry by entry, above them by
+  // the vectors' maxima and the smallest entry of each pair of patches.
+  double entry_rounding() const;
   // Bound on the memory that the setting up has taken so far, the table apart.
   std::size_t bytes() const;
 
@@ -52,6 +57,7 @@ class FieldSetup {
   Magnitudes parent_sizes(std::size_t level, const Magnitudes& below) const;
   LevelErrors leaf_errors() const;
   LevelErrors upper_errors(std::size_t level, const Absolute& below) const;
+  double leaf_rounding() const;
   std::vector<double> vectors_of(std::size_t level, const std::vector<double>& points_below) const;
 
   const PatchPlan& plan_;

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "backend/block_product.hpp"
+#include "masks/certified_error.hpp"
 #include "masks/far_field_field.hpp"
 
 namespace espalier {
@@ -304,6 +305,10 @@ class Builder {
         if (attempt > 0) steps_.begin(field.offsets_of_an_attempt());
         certify(field, form);
         if (form.met) {
+          // Four times the standard deviation, of unit roundoffs.
+          if (kind_ == ToleranceKind::pointwise) {
+            form.entry_rounding = 4 * 0.5 * static_cast<double>(std::numeric_limits<T>::epsilon()) * field.entry_rounding();
+          }
           store(field, form);
           return form;
         }
@@ -312,7 +317,7 @@ class Builder {
     }
     std::ostringstream text;
     if (form.certificate.row) {
-      text << "its form has a row error of " << *form.certificate.row;
+      text << "its form has " << missed_tolerance(form.certificate, kind_, tolerance_);
     } else {
       text << "its far values have no low rank: more than " << most << " basis vectors a patch";
     }
@@ -320,11 +325,7 @@ class Builder {
     return form;
   }
 
-  double certified(const FarFieldForm<T>& form) const {
-    return kind_ == ToleranceKind::row     ? *form.certificate.row
-           : kind_ == ToleranceKind::entry ? *form.certificate.entry
-                                           : form.certificate.pointwise.value_or(2);
-  }
+  double certified(const FarFieldForm<T>& form) const { return error_of_kind(form.certificate, kind_).value_or(2); }
 
   void certify(const FieldSetup& field, FarFieldForm<T>& form) const {
     const double half = std::is_same_v<T, float> ? 0.5 * std::numeric_limits<float>::epsilon() : 0.0;

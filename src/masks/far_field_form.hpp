@@ -17,9 +17,10 @@ namespace espalier {
 template <class T>
 struct FarFieldForm {
   backend::PatchedGrid<T> grid;
-  Certificate certificate;  // of the form as stored, near rounding included
-  bool met = false;         // within the tolerance
-  std::string reason;       // why not
+  Certificate certificate;    // of the form as stored, near rounding included
+  bool met = false;           // within the tolerance
+  std::string reason;         // why not
+  double entry_rounding = 0;  // kind pointwise: of a product, for the worst single far entry and relative to it
   // Offsets where M >= 0 is so small that M~ may be negative.
   Index maybe_negative = 0;
   double near_pairs = 0;         // pairs of points

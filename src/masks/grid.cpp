@@ -128,6 +128,20 @@ struct GridMask<T, B>::Values {
     });
   }
 
+  // The largest |M| over the smallest that kind pointwise counts.
+  double entry_range() const {
+    std::call_once(range_once_, [&] {
+      double largest = 0, smallest = 0;
+      for (const double v : table) largest = std::max(largest, std::abs(v));
+      smallest = largest;
+      for (const double v : table) {
+        if (std::abs(v) >= 1e-7 * largest) smallest = std::min(smallest, std::abs(v));
+      }
+      if (smallest > 0) range_ = largest / smallest;
+    });
+    return range_;
+  }
+
   std::vector<double> table;  // as applied
   std::vector<double> given;  // a free table before zeroing: the parameters
   std::optional<DistanceFunction> function;
@@ -136,6 +150,10 @@ struct GridMask<T, B>::Values {
   backend::SumRows derivative_rows;
   FirstNeed<B, backend::PlacedRows<B>> derivatives;
   std::vector<std::unique_ptr<const GridEngine<T>>> engines;  // beside tiles and FFT
+
+ private:
+  mutable std::once_flag range_once_;
+  mutable double range_ = 1;
 };
 
 namespace {
@@ -291,6 +309,8 @@ Report GridMask<T, B>::fft_report(Shape shape) const {
   r.reason = reason.str();
   r.extra_bytes = backend::toeplitz_fft_bytes<B>(sizes, shape.columns, shape.rank, sizeof(T));
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * std::sqrt(std::log2(std::max(2.0, points)));
+  // Rounding is spread over all rows alike: a small entry has that of the largest one. Four standard deviations, as elsewhere.
+  if (this->options().tolerance_kind == ToleranceKind::pointwise) r.rounding_estimate *= 4 * values_->entry_range();
   return r;
 }
 

@@ -275,6 +275,7 @@ struct Check {
   Certificate certificate;
   double value = 0;  // in the kind asked for
   double amplification = 1;
+  double spread = 0;  // kind pointwise: max of the sum of |products| over |M|, single entries
   Index negative = 0;
 };
 
@@ -299,7 +300,10 @@ Check check(const Problem& problem, const std::vector<double>& norms, const Stor
     const double v = problem.values[k], own = std::abs(stored[k] - v) + rounding * s.sizes[k], e = own + s.folding_entry;
     error[k] = own + s.folding * s.sizes[k];
     entry = std::max(entry, e);
-    if (std::abs(v) >= 1e-7 * largest && v != 0) pointwise = std::max(pointwise, e / std::abs(v));
+    if (std::abs(v) >= 1e-7 * largest && v != 0) {
+      pointwise = std::max(pointwise, e / std::abs(v));
+      if (kind == ToleranceKind::pointwise) c.spread = std::max(c.spread, s.sizes[k] / std::abs(v));
+    }
     if (v >= 0 && stored[k] < 0) ++c.negative;
   }
   const std::vector<double> rows = row_sums(problem, std::move(error));
@@ -423,6 +427,9 @@ OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<d
     result.fitted_negative = c.negative;
     result.amplification = c.amplification;
     result.largest = largest;
+    // Four times the standard deviation of as many roundings as one entry takes (chunk_form.hpp has the argument).
+    result.entry_rounding =
+        4 * 0.5 * static_cast<double>(std::numeric_limits<T>::epsilon()) * std::sqrt(static_cast<double>(steps)) * c.spread;
     result.terms = terms;
     result.met = c.value <= tolerance;
   }

@@ -22,6 +22,7 @@ struct OffsetTrain {
   Index terms = 0;                          // the largest number of terms between two axes
   double amplification = 1;                 // max over rows of the sum of |products|, over that of |M|
   double largest = 0;                       // of |M|
+  double entry_rounding = 0;                // kind pointwise: of a product, for the worst single entry and relative to it
   Index fitted_negative = 0;                // offsets where the mask is >= 0 and the train negative
   std::string reason;                       // how many terms; why there is none, where not met
 };

@@ -115,7 +115,7 @@ Report SeparableEngine<T>::report(const Form& form, Shape shape) const {
   r.certificate = form.found.certificate;
   r.terms = form.found.terms;
   r.fitted_negative = form.found.fitted_negative;
-  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
+  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8 + form.found.entry_rounding;
   r.predicted_seconds = seconds(form.product->flops(true), shape);
   r.flops = columns * form.product->flops(false);
   r.bytes = 2 * sizeof(T) * columns * static_cast<double>(grid_length(sizes_));

@@ -10,6 +10,7 @@
 #include <limits>
 #include <sstream>
 
+#include "masks/certified_error.hpp"
 #include "masks/grid_table.hpp"
 
 namespace espalier {
@@ -214,7 +215,8 @@ SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index
   form.reason = !far ? "none needed" : with_low ? low : high;
   if (!form.met()) {
     std::ostringstream text;
-    text << "its form by " << form.lower.slots() << " states has a row error of " << form.basis.certificate.row.value_or(1);
+    text << "its form by " << form.lower.slots() << " states has "
+         << missed_tolerance(form.basis.certificate, options_.tolerance_kind, tolerance_);
     form.reason = text.str();
   }
   return form;
@@ -267,7 +269,7 @@ Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape 
                         r.bytes / cost.bandwidth;
   r.terms = static_cast<Index>(form.lower.terms.size() + form.upper.terms.size());
   r.certificate = form.basis.certificate;
-  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
+  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8 + form.basis.entry_rounding;
   r.row_wise = true;
   r.fitted_negative = form.basis.fitted_negative;
   r.extra_bytes = backend::chunked_bytes(p, shape.rank, shape.columns) + kSetUpBytes +
