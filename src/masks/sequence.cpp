@@ -25,6 +25,9 @@ constexpr Index kMostBasis = 24;
 // What the first product takes for the fit and the certificate, and keeps of it: values by distance, errors by chunk.
 constexpr std::size_t kSetUpBytes = 6u << 20, kSetUpBytesPerToken = 400;
 
+// A derivative's search that fails takes up to a second, and fails again a step later: it is made again after so many.
+constexpr Index kStepsWithout = 32;
+
 // Functions with more parameters than this are taken for tables: each derivative costs a fit and basis vectors.
 constexpr std::size_t kMostParameters = 6;
 
@@ -76,6 +79,14 @@ SequenceStart SequenceEngines<T>::found() const {
     if (f == nullptr || !f->met()) continue;
     found.lower[plain] = f->lower;
     found.upper[plain] = f->upper;
+  }
+  for (int kind = 0; kind < 2; ++kind) {
+    Index& failed = found.failed[kind];
+    if (learning_[kind].searched.load(std::memory_order_acquire)) {
+      failed = learning_[kind].failed.load(std::memory_order_relaxed) ? 1 : 0;
+    } else if (failed > 0) {
+      failed = failed < kStepsWithout ? failed + 1 : 0;
+    }
   }
   return found;
 }
@@ -353,7 +364,16 @@ void SequenceEngines<T>::make_learning(Kind kind, Learning& l, const SetUpWatch&
   const std::optional<DistanceFunction>& any = s.lower ? s.lower : s.upper;
   // Tables have a parameter a distance: their gradient is a correlation.
   if (!any || s.parameters == 0 || s.parameters > kMostParameters) return;
-  const SequenceForm<T>& f = form(kind, false);
+  if (start_.failed[kind == Kind::band ? 1 : 0] > 0) return;
+  l.failed = !find_derivatives(kind, l.form, watch);
+  l.usable = !l.failed;
+  l.searched.store(true, std::memory_order_release);
+}
+
+template <class T>
+bool SequenceEngines<T>::find_derivatives(Kind kind, backend::ChunkedToeplitz<T>& form, const SetUpWatch& watch) const {
+  const SequenceValues& s = source();
+  const SequenceForm<T>& f = this->form(kind, false);
   ToeplitzValues m = s.values;
   m.lower_sum = f.lower;
   m.upper_sum = f.upper;
@@ -373,7 +393,7 @@ void SequenceEngines<T>::make_learning(Kind kind, Learning& l, const SetUpWatch&
         ToeplitzValues one;
         one.lower = values;
         one.has_upper = false;
-        if (band_width(one, tolerance_, options_.tolerance_kind) >= gap * chunk - chunk) return;
+        if (band_width(one, tolerance_, options_.tolerance_kind) >= gap * chunk - chunk) return false;
         continue;
       }
       FitOptions options;
@@ -386,12 +406,12 @@ void SequenceEngines<T>::make_learning(Kind kind, Learning& l, const SetUpWatch&
       const bool zero = std::all_of(values.begin(), values.end(), [](double v) { return v == 0; });
       if (zero) continue;
       ExponentialFit fit = fit_exponentials(g, length, options);
-      if (!fit.met) return;
+      if (!fit.met) return false;
       (lower ? d.lower_sum : d.upper_sum) = std::move(fit.sum);
     }
     derivatives.push_back(std::move(d));
   }
-  l.usable = derivative_form<T>(m, derivatives, f.basis, tolerance_, options_.tolerance_kind, l.form, watch);
+  return derivative_form<T>(m, derivatives, f.basis, tolerance_, options_.tolerance_kind, form, watch);
 }
 
 template <class T>

@@ -41,6 +41,9 @@ struct SequenceForm {
 // Where fits of a mask a parameter step away begin: those of low-rank products and of plain ones.
 struct SequenceStart {
   ExponentialSum lower[2], upper[2];
+  // Of exponentials and of the band: how many steps ago some derivative was found to have no such form; 0: it was not, or so
+  // long ago that it is worth another search.
+  Index failed[2] = {0, 0};
 };
 
 // Forms are made by the first report or product that may want them, once; the rest is const and safe from several threads.
@@ -75,12 +78,15 @@ class SequenceEngines final : public GridEngine<T> {
   struct Learning {
     std::once_flag once;
     bool usable = false;
+    std::atomic<bool> searched{false}, failed{false};
     backend::ChunkedToeplitz<T> form;
   };
   // What has been found so far, or else where this one would have started itself.
   SequenceStart found() const;
   const Learning& learning(Kind kind, const SetUpWatch& watch) const;
   void make_learning(Kind kind, Learning& learning, const SetUpWatch& watch) const;
+  // False where some derivative has no sum of exponentials, or no form with the others.
+  bool find_derivatives(Kind kind, backend::ChunkedToeplitz<T>& form, const SetUpWatch& watch) const;
   const SequenceForm<T>& form(Kind kind, bool plain, const SetUpWatch& watch = SetUpWatch()) const;
   SequenceForm<T> make_exponentials(bool plain, const SetUpWatch& watch) const;
   SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap, const SetUpWatch& watch) const;

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <complex>
 #include <limits>
+#include <set>
 #include <string>
 
 using namespace espalier;
@@ -323,6 +324,41 @@ TEST_CASE_TEMPLATE("sequence engines: many waves, the same bits for any number o
       CHECK(std::abs(double(once.sums[std::size_t(i)]) - exact) <= 1.2e-5 * size);
     }
   }
+}
+
+// Found by review: a derivative's search that had failed for up to a second was made again by every step.
+TEST_CASE("exponentials: a derivative without a sum of exponentials is not searched for again by the next steps") {
+  const Index n = 2000;
+  const DistanceFunction hard(StretchedExponential{.width = 100, .exponent = 1}), easy(StretchedExponential{.width = 36});
+  const std::vector<double> ones(static_cast<std::size_t>(n), 1.0);
+  const MatrixView<const double> one(ones.data(), n, 1);
+  // Whether parameters get their gradient in the same pass: then no other engine reports progress.
+  const auto phases = [&](const Mask<double>& mask, LowRankGradients<double> gradients) {
+    std::set<std::string> seen;
+    Progress progress;
+    progress.callback = [&](std::string_view phase, double) { seen.emplace(phase); };
+    mask.multiply_low_rank_vjp({one, one, one}, {one, {}}, gradients, {.threads = 1, .progress = &progress});
+    return seen;
+  };
+  const auto fused = [&](const Mask<double>& mask) {
+    std::vector<double> x(ones), p(3);
+    const std::set<std::string> chunks = phases(mask, {.x = {x.data(), n, 1}});
+    return phases(mask, {.x = {x.data(), n, 1}, .parameters = {p.data(), 3}}) == chunks;
+  };
+  const GridMask<double> first({n}, hard, Distance::l1, forced<double>("exponentials", 1e-10));
+  const GridMask<double> anew({n}, easy, Distance::l1, forced<double>("exponentials", 1e-10));
+  CHECK_FALSE(fused(first));
+  CHECK(fused(anew));
+  // A step that could: told by the one before not to try.
+  std::shared_ptr<const Mask<double>> step = first.with_parameters(easy.parameters());
+  CHECK_FALSE(fused(*step));
+  for (int k = 1; k < 31; ++k) step = step->with_parameters(easy.parameters());
+  CHECK_FALSE(fused(*step));
+  // After 32 steps it is worth another search, and what is found is kept.
+  step = step->with_parameters(easy.parameters());
+  step = step->with_parameters(easy.parameters());
+  CHECK(fused(*step));
+  CHECK(fused(*step->with_parameters(easy.parameters())));
 }
 
 TEST_CASE("sequence engines: what is refused, and why") {
