@@ -53,23 +53,11 @@ BlockOf FieldSetup::leaf_block() const {
 
 void FieldSetup::measure_leaves() {
   const Offsets all = offsets(0);
-  const Index p = backend::count(plan_.patch), stride = padded_width(p);
-  std::vector<double> m(static_cast<std::size_t>(p * stride));
   for (Index k = 0; k < all.size(); ++k) {
-    double largest = 0, smallest = std::numeric_limits<double>::infinity();
-    if (wanted(0, k)) {
-      steps_.next();
-      table_.block(all.at(k), plan_.patch, m.data(), stride);
-      for (Index a = 0; a < p; ++a) {
-        for (Index b = 0; b < p; ++b) {
-          const double v = std::abs(m[static_cast<std::size_t>(a * stride + b)]);
-          largest = std::max(largest, v);
-          if (v >= 1e-7 * table_.largest) smallest = std::min(smallest, v);
-        }
-      }
-    }
-    leaf_sizes_.largest.push_back(largest);
-    leaf_sizes_.smallest.push_back(std::isfinite(smallest) ? smallest : 0);
+    WholeTable::Extremes e{0, 0};
+    if (wanted(0, k)) e = table_.extremes(all.at(k), plan_.patch, 1e-7 * table_.largest);
+    leaf_sizes_.largest.push_back(e.largest);
+    leaf_sizes_.smallest.push_back(std::isfinite(e.smallest) ? e.smallest : 0);
   }
 }
 
@@ -128,6 +116,16 @@ void FieldSetup::find_leaves(double precision) {
   precision_ = precision;
   leaves_ = full_level(offsets(0), wanted_[0], backend::count(plan_.patch), leaf_block(), leaf_sizes_.largest, weights(),
                        precision_, kMostBasis, round_, steps_);
+}
+
+void FieldSetup::take_leaves(const FarFieldStart& start) {
+  precision_ = start.precision;
+  leaves_ = Level();
+  leaves_.rows = backend::count(plan_.patch);
+  leaves_.basis = start.found;
+  leaves_.stride = padded_width(start.found);
+  leaves_.vectors = start.vectors;
+  fill_coefficients(offsets(0), wanted_[0], leaf_block(), leaves_, steps_);
 }
 
 Index FieldSetup::offsets_of_an_attempt() const {
@@ -219,6 +217,40 @@ void subtract(const Level& l, const std::vector<double>& c, double* b, Index str
 
 }  // namespace
 
+namespace {
+
+struct EntryErrors {
+  double row = 0, entry = 0, pointwise = 0;  // the worst row's sum, the largest, the largest relative one
+};
+
+// Of e against m, [p, stride], columns p and beyond zero in both; relative: entries of at least `least`. Eight sums side by
+// side: one would wait for each addition.
+EntryErrors entry_errors(const double* m, const double* e, Index p, Index stride, double least) {
+  constexpr Index kLanes = 8;
+  double largest[kLanes] = {}, relative[kLanes] = {};
+  EntryErrors errors;
+  for (Index a = 0; a < p; ++a, m += stride, e += stride) {
+    double sum[kLanes] = {};
+    for (Index b = 0; b < stride; b += kLanes) {
+      for (Index l = 0; l < kLanes; ++l) {
+        const double size = std::abs(m[b + l]), d = std::abs(m[b + l] - e[b + l]), ratio = size >= least ? d / size : 0;
+        sum[l] += d;
+        largest[l] = largest[l] > d ? largest[l] : d;
+        relative[l] = relative[l] > ratio ? relative[l] : ratio;
+      }
+    }
+    for (Index l = 1; l < kLanes; ++l) sum[0] += sum[l];
+    errors.row = std::max(errors.row, sum[0]);
+  }
+  for (Index l = 0; l < kLanes; ++l) {
+    errors.entry = std::max(errors.entry, largest[l]);
+    errors.pointwise = std::max(errors.pointwise, relative[l]);
+  }
+  return errors;
+}
+
+}  // namespace
+
 // M - V C Vᵀ over every entry of every offset of leaves.
 LevelErrors FieldSetup::leaf_errors() const {
   const Level& l = levels_[0];
@@ -241,21 +273,10 @@ LevelErrors FieldSetup::leaf_errors() const {
       block_product(p, r, r, l.vectors.data(), l.stride, 1, c.data(), l.stride, half.data(), l.stride, false);
       block_product(p, p, r, half.data(), l.stride, 1, turned.data(), stride, e.data(), stride, false);
     }
-    double worst = 0, entry = 0, pointwise = 0;
-    for (Index a = 0; a < p; ++a) {
-      double sum = 0;
-      for (Index b = 0; b < p; ++b) {
-        const double v = m[static_cast<std::size_t>(a * stride + b)],
-                     d = std::abs(v - e[static_cast<std::size_t>(a * stride + b)]);
-        sum += d;
-        entry = std::max(entry, d);
-        if (std::abs(v) >= 1e-7 * table_.largest) pointwise = std::max(pointwise, d / std::abs(v));
-      }
-      worst = std::max(worst, sum);
-    }
-    errors.row[static_cast<std::size_t>(k)] = worst;
-    errors.entry[static_cast<std::size_t>(k)] = entry;
-    errors.pointwise[static_cast<std::size_t>(k)] = pointwise;
+    const EntryErrors of_block = entry_errors(m.data(), e.data(), p, stride, 1e-7 * table_.largest);
+    errors.row[static_cast<std::size_t>(k)] = of_block.row;
+    errors.entry[static_cast<std::size_t>(k)] = of_block.entry;
+    errors.pointwise[static_cast<std::size_t>(k)] = of_block.pointwise;
   }
   return errors;
 }

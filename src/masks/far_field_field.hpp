@@ -30,6 +30,9 @@ class FieldSetup {
   Index offsets_of_an_attempt() const;
   // Finds the leaves' vectors, those of at least `precision` of the first's weight.
   void find_leaves(double precision);
+  // Takes a start's instead.
+  void take_leaves(const FarFieldStart& start);
+  const Level& leaves() const { return leaves_; }
   // Sets the levels by estimates for a tolerance; false where leaves would need `most` vectors, or some level more than there
   // may be.
   bool choose(double tolerance, Index most);

@@ -57,6 +57,25 @@ WholeTable::WholeTable(const PatchPlan& plan, const std::vector<double>& table) 
   }
 }
 
+WholeTable::Extremes WholeTable::extremes(const Axes& o, const Axes& patch, double least) const {
+  // Every offset of two points once: P^2 entries are (2 p - 1)^d of them.
+  Extremes e{0, std::numeric_limits<double>::infinity()};
+  Axes first{}, count{};
+  for (std::size_t t = 0; t < 3; ++t) {
+    first[t] = o[t] * patch[t] - (patch[t] - 1) + reach[t];
+    count[t] = 2 * patch[t] - 1;
+  }
+  for (Index a = 0; a < count[0] * count[1]; ++a) {
+    const double* v = values.data() + backend::flat({first[0] + a / count[1], first[1] + a % count[1], first[2]}, sizes);
+    for (Index b = 0; b < count[2]; ++b) {
+      const double size = std::abs(v[b]);
+      e.largest = std::max(e.largest, size);
+      if (size >= least) e.smallest = std::min(e.smallest, size);
+    }
+  }
+  return e;
+}
+
 void WholeTable::block(const Axes& o, const Axes& patch, double* out, Index stride) const {
   Axes first{};  // of row position 0 and mirrored source position 0
   for (std::size_t t = 0; t < 3; ++t) first[t] = o[t] * patch[t] - (patch[t] - 1) + reach[t];
@@ -130,11 +149,19 @@ Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index 
   const Eigen::VectorXd& s = svd.singularValues();
   const double least = std::max(precision, 1e-15) * s[0];
   while (level.basis < std::min<Index>(most, s.size()) && s[level.basis] > least) ++level.basis;
-  const Index r = level.basis, stride = level.stride = padded_width(r), from = padded_width(rows);
+  const Index r = level.basis, stride = level.stride = padded_width(r);
   level.vectors.assign(static_cast<std::size_t>(rows * stride), 0.0);
   for (Index i = 0; i < rows; ++i) {
     for (Index q = 0; q < r; ++q) level.vectors[static_cast<std::size_t>(i * stride + q)] = round(svd.matrixU()(i, q));
   }
+  fill_coefficients(offsets, wanted, block, level, steps);
+  return level;
+}
+
+void fill_coefficients(const Offsets& offsets, const std::vector<char>& wanted, const BlockOf& block, Level& level,
+                       Steps& steps) {
+  const Index r = level.basis, rows = level.rows, stride = level.stride, from = padded_width(rows);
+  level.coefficients.assign(static_cast<std::size_t>(offsets.size()), {});
   std::vector<double> m(static_cast<std::size_t>(rows * from)), half(static_cast<std::size_t>(rows * stride)),
       whole(static_cast<std::size_t>(r * stride));
   for (Index k = 0; r > 0 && k < offsets.size(); ++k) {
@@ -147,7 +174,6 @@ Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index 
     c.resize(static_cast<std::size_t>(r * r));
     for (Index q = 0; q < r; ++q) std::copy_n(whole.data() + q * stride, r, c.data() + q * r);
   }
-  return level;
 }
 
 Index needed_basis(const Level& level, const Offsets& offsets, const Magnitudes& sizes, const WholeTable& table, double points,

@@ -70,6 +70,11 @@ struct WholeTable {
   double largest = 0, sum = 0;  // of |table|
 
   WholeTable(const PatchPlan& plan, const std::vector<double>& table);
+  // The largest and the smallest |M| between patches at offset o, of those at least `least`; smallest: infinity without any.
+  struct Extremes {
+    double largest, smallest;
+  };
+  Extremes extremes(const Axes& o, const Axes& patch, double least) const;
   // Entries between patches at offset o, [P, stride]: row position a, mirrored source position.
   void block(const Axes& o, const Axes& patch, double* out, Index stride) const;
 };
@@ -112,6 +117,10 @@ struct Weights {
 
 // The most basis vectors of a level. Above the leaves kinks along an axis need as many as a patch is wide, and patches are few.
 inline constexpr Index kMostBasis = 128, kMostUpperBasis = 320;
+
+// Fills level.coefficients from its vectors, for every wanted offset.
+void fill_coefficients(const Offsets& offsets, const std::vector<char>& wanted, const BlockOf& block, Level& level,
+                       Steps& steps);
 
 // Vectors by falling weight, at most `most` and those with at least `precision` of the first's weight, with the
 // coefficients of every wanted offset in them. round: to the type that is stored.

@@ -318,6 +318,94 @@ TEST_CASE("far field: a refusal quotes the error of the kind that was asked for"
   CHECK(refusal(ToleranceKind::row, 1e-8).find(", above the tolerance 1e-08") != std::string::npos);
 }
 
+// The product with a column of ones, and how often its set-up told how far it is: once for every 16 offsets of patches.
+struct SetUp {
+  std::vector<double> y;
+  Index told = 0;
+};
+SetUp set_up_of(const Mask<double>& mask) {
+  SetUp r;
+  Progress progress;
+  progress.callback = [&](std::string_view phase, double) { r.told += phase == "far field set-up" ? 1 : 0; };
+  const std::vector<double> x(at(mask.cols()), 1.0);
+  r.y.resize(at(mask.rows()));
+  mask.multiply({x.data(), mask.cols(), 1}, {r.y.data(), mask.rows(), 1}, {.threads = 1, .progress = &progress});
+  return r;
+}
+
+TEST_CASE("far field: a step of training begins with the vectors before, and makes new ones where they do not do") {
+  struct Step {
+    DistanceFunction from, to;
+    Distance distance;
+    bool near;  // so near that the vectors do
+  };
+  const Sizes sizes{48, 56};
+  const double tolerance = 1e-6;
+  for (const Step& s : {Step{Rational{.width = 16}, Rational{.width = 16.1}, Distance::l2, true},
+                        Step{Rational{.width = 16}, Rational{.width = 16.1}, Distance::l1, true},
+                        Step{Rational{.width = 16}, Rational{.width = 3, .power = 3}, Distance::l2, false},
+                        Step{Gaussian{.width = 60}, Gaussian{.width = 12}, Distance::l2, false}}) {
+    CAPTURE(s.to.name());
+    const GridMask<double> first(sizes, s.from, s.distance, forced(tolerance)),
+        anew(sizes, s.to, s.distance, forced(tolerance));
+    const SetUp before = set_up_of(first), fresh = set_up_of(anew);
+    const auto step = first.with_parameters(s.to.parameters());
+    const SetUp stepped = set_up_of(*step);
+    if (s.near) {
+      CHECK(4 * stepped.told < 3 * fresh.told);
+    } else {
+      CHECK(stepped.told > fresh.told);
+    }
+    // A third mask begins where the second did.
+    CHECK(set_up_of(*step->with_parameters(s.to.parameters())).told < fresh.told);
+    const Report report = step->report({.columns = 1});
+    CHECK(*report.certificate->row <= tolerance);
+    const DenseMatrix exact =
+        matrix_of(sizes, table_of(sizes, [&](const std::vector<Index>& o) {
+                    return s.to(s.distance == Distance::l2 ? l2(o) : std::abs(double(o[0])) + std::abs(double(o[1])));
+                  }));
+    CHECK(true_errors(applied(*step, 1, false), exact).row <= *report.certificate->row + 1e-13);
+    // The old mask is untouched.
+    CHECK(set_up_of(first).y == before.y);
+  }
+}
+
+TEST_CASE("far field: a set-up that found no form is not made again by the next steps") {
+  const Sizes sizes{20, 20, 20};
+  GridOptions options;
+  options.tolerance = 1e-6;
+  const Shape shape{.columns = 256, .rank = 256};
+  const GridMask<double> first(sizes, Rational{.width = 16}, Distance::l1, options);
+  const std::vector<double> a(at(first.rows() * 256), 0.5), b(a);
+  std::vector<double> y(a.size());
+  // Whether the first product of a mask sets a far field up: stopped at the first word of its progress.
+  const auto sets_up = [&](const Mask<double>& mask) {
+    std::stop_source stop;
+    std::string first_phase;
+    Progress progress;
+    progress.stop = stop.get_token();
+    progress.callback = [&](std::string_view phase, double) {
+      if (first_phase.empty()) first_phase = phase;
+      stop.request_stop();
+    };
+    const MatrixView<const double> in(a.data(), mask.rows(), 256), other(b.data(), mask.rows(), 256);
+    CHECK_THROWS_AS(
+        mask.multiply_low_rank({in, other, other}, {{y.data(), mask.rows(), 256}, {}}, {.threads = 1, .progress = &progress}),
+        Cancelled);
+    return first_phase == "far field set-up";
+  };
+  CHECK(sets_up(first));
+  // Stopped is not failed.
+  std::shared_ptr<const Mask<double>> step = first.with_parameters(first.parameters());
+  CHECK(sets_up(*step));
+  for (const Report& r : first.engines(shape)) CHECK(r.engine != "far-field");
+  step = first.with_parameters(first.parameters());
+  CHECK_FALSE(sets_up(*step));
+  for (int k = 1; k < 32; ++k) step = step->with_parameters(first.parameters());
+  CHECK_FALSE(sets_up(*step));
+  CHECK(sets_up(*step->with_parameters(first.parameters())));
+}
+
 // Keys of very different sizes: rows far from the large ones keep their digits, which an FFT's do not.
 TEST_CASE("far field: row by row with keys of very different sizes") {
   const Sizes sizes{64, 48};
