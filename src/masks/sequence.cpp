@@ -23,7 +23,7 @@ constexpr Index kReferenceWidth = 64;
 constexpr Index kMostBasis = 24;
 
 // What the first product takes for the fit and the certificate, and keeps of it: values by distance, errors by chunk.
-constexpr std::size_t kSetUpBytes = 6u << 20, kSetUpBytesPerToken = 400;
+constexpr std::size_t kSetUpBytes = 6u << 20, kSetUpBytesPerToken = 256;
 
 // A derivative's search that fails takes up to a second, and fails again a step later: it is made again after so many.
 constexpr Index kStepsWithout = 32;
@@ -202,7 +202,8 @@ SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain, const SetUpWat
 template <class T>
 SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index gap, const SetUpWatch& watch) const {
   SequenceForm<T> form;
-  ToeplitzValues m = source().values;
+  const ToeplitzValues& m = source().values;
+  SideSums sums;
   std::string low, high;
   const bool far = length_ > gap * chunk;
   const bool with_low = far && (m.has_lower || m.symmetric), with_high = far && m.has_upper && !m.symmetric;
@@ -212,7 +213,7 @@ SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index
       form.reason = "no sum of exponentials for its values: " + low;
       return form;
     }
-    m.lower_sum = form.lower = *sum;
+    sums.lower = form.lower = *sum;
   }
   if (with_high) {
     const auto sum = fit_side(false, plain, chunk, gap, high, watch);
@@ -220,9 +221,9 @@ SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index
       form.reason = "no sum of exponentials for its values above the diagonal: " + high;
       return form;
     }
-    m.upper_sum = form.upper = *sum;
+    sums.upper = form.upper = *sum;
   }
-  form.basis = chunk_basis<T>(m, chunk, gap, tolerance_, options_.tolerance_kind, watch);
+  form.basis = chunk_basis<T>(m, sums, chunk, gap, tolerance_, options_.tolerance_kind, watch);
   form.reason = !far ? "none needed" : with_low ? low : high;
   if (!form.met()) {
     std::ostringstream text;
@@ -245,9 +246,7 @@ SequenceForm<T> SequenceEngines<T>::make_band(bool plain, const SetUpWatch& watc
     form.reason = "its entries reach over " + std::to_string(width) + " tokens before they may be left out";
     return form;
   }
-  ToeplitzValues only = m;
-  only.lower_sum = only.upper_sum = {};
-  form.basis = chunk_basis<T>(only, chunk, gap, tolerance_, options_.tolerance_kind, watch);
+  form.basis = chunk_basis<T>(m, SideSums(), chunk, gap, tolerance_, options_.tolerance_kind, watch);
   form.reason = "entries beyond " + std::to_string(width) + " tokens are within the tolerance together";
   return form;
 }
@@ -374,13 +373,12 @@ template <class T>
 bool SequenceEngines<T>::find_derivatives(Kind kind, backend::ChunkedToeplitz<T>& form, const SetUpWatch& watch) const {
   const SequenceValues& s = source();
   const SequenceForm<T>& f = this->form(kind, false);
-  ToeplitzValues m = s.values;
-  m.lower_sum = f.lower;
-  m.upper_sum = f.upper;
+  const ToeplitzValues& m = s.values;
   const Index length = length_, chunk = f.basis.product.chunk, gap = f.basis.product.gap;
-  std::vector<ToeplitzValues> derivatives;
+  std::vector<ToeplitzDerivative> derivatives;
   for (std::size_t p = 0; p < s.parameters; ++p) {
-    ToeplitzValues d;
+    ToeplitzDerivative derivative;
+    ToeplitzValues& d = derivative.values;
     d.symmetric = m.symmetric, d.has_lower = m.has_lower, d.has_upper = m.has_upper;
     for (const bool lower : {true, false}) {
       if (!lower && m.symmetric) continue;
@@ -407,11 +405,11 @@ bool SequenceEngines<T>::find_derivatives(Kind kind, backend::ChunkedToeplitz<T>
       if (zero) continue;
       ExponentialFit fit = fit_exponentials(g, length, options);
       if (!fit.met) return false;
-      (lower ? d.lower_sum : d.upper_sum) = std::move(fit.sum);
+      (lower ? derivative.sums.lower : derivative.sums.upper) = std::move(fit.sum);
     }
-    derivatives.push_back(std::move(d));
+    derivatives.push_back(std::move(derivative));
   }
-  return derivative_form<T>(m, derivatives, f.basis, tolerance_, options_.tolerance_kind, form, watch);
+  return derivative_form<T>(m, {f.lower, f.upper}, derivatives, f.basis, tolerance_, options_.tolerance_kind, form, watch);
 }
 
 template <class T>

@@ -24,7 +24,7 @@ namespace espalier {
 // The mask: values by distance, and where they come from closed forms, these (their exact sums of exponentials then need no
 // search). f(i - j) for i >= j, f(j - i) for i < j.
 struct SequenceValues {
-  ToeplitzValues values;  // its sums are not looked at
+  ToeplitzValues values;
   std::optional<DistanceFunction> lower, upper;
   std::size_t parameters = 0;                              // of the function; 0: none, or a table
   std::function<double(std::size_t, Index)> derivative{};  // dM_ij / dp by the offset i - j
