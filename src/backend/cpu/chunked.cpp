@@ -12,6 +12,7 @@
 #include "backend/cpu/chunk_stream.hpp"
 #include "backend/cpu/chunked_call.hpp"
 #include "backend/cpu/parallel.hpp"
+#include "backend/cpu/progress_part.hpp"
 #include "backend/elementwise.hpp"
 
 #include <algorithm>
@@ -277,10 +278,15 @@ void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Conte
       parallel_for(inner, stream.lag() < t1 ? tasks : 0,
                    [&](Index k, int) { stream.advance(t0, t0, t1, k * kScanBlock, std::min(step, (k + 1) * kScanBlock)); });
     }
-    parallel_for(inner, t1 - t0, [&](Index k, int worker) {
-      const Index t = t0 + k;
-      run_rows(call, sweep, sweep.chunk(t), stream.read(t, t0), memory.data() + worker * per_worker);
-    });
+    const ProgressPart part(inner, static_cast<double>(t0) / static_cast<double>(n),
+                            static_cast<double>(t1) / static_cast<double>(n));
+    parallel_for(
+        part.context(), t1 - t0,
+        [&](Index k, int worker) {
+          const Index t = t0 + k;
+          run_rows(call, sweep, sweep.chunk(t), stream.read(t, t0), memory.data() + worker * per_worker);
+        },
+        "chunks");
   }
 }
 
@@ -312,9 +318,21 @@ void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
     call.shape = MomentShape(g, call.a.cols, columns, static_cast<bool>(call.row_sum));
     const Index panel = far_features(m, call.shape, context.scratch_bytes), features = call.shape.m;
     const bool whole = panel == features;
+    const double all = static_cast<double>(x.cols);
+    const ProgressPart block(context, c == 0 ? 0 : static_cast<double>(c) / all,
+                             c + columns == x.cols ? 1 : static_cast<double>(c + columns) / all);
+    // Each sweep counts alike.
+    const Index sides = (m.lower.basis > 0 ? 1 : 0) + (m.upper.basis > 0 ? 1 : 0), panels = (features + panel - 1) / panel;
+    const Index sweeps = 1 + (whole ? (m.upper.basis > 0 ? 1 : 0) : panels * sides);
+    Index sweep = 0;
+    const auto run = [&](const ChunkCall<T>& part, const ChunkSweep<T>& s) {
+      const double count = static_cast<double>(sweeps), at = static_cast<double>(sweep++);
+      const ProgressPart mine(block.context(), at / count, (at + 1) / count);
+      run_sweep(part, s, mine.context());
+    };
     ChunkSweep<T> up(m, whole ? m.lower : none, true, call.chunks(), g);
     up.near = true;
-    run_sweep(call, up, context);
+    run(call, up);
     for (Index k = 0; k < features; k += panel) {
       ChunkCall<T> part = call;
       if (!whole) {
@@ -325,7 +343,7 @@ void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
         if (whole && upward) continue;
         ChunkSweep<T> far(m, upward ? m.lower : m.upper, upward, call.chunks(), g);
         far.add = true;
-        if (far.far()) run_sweep(part, far, context);
+        if (far.far()) run(part, far);
       }
     }
   }

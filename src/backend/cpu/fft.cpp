@@ -6,6 +6,7 @@
 
 #if ESPALIER_HAS_FFTW
 #include "backend/cpu/fft_columns.hpp"
+#include "backend/cpu/progress_part.hpp"
 #endif
 
 #include <algorithm>
@@ -125,8 +126,10 @@ void ToeplitzFft<T, B>::multiply_low_rank(const T* spectrum, const LowRankInputs
     const Index features = std::min(block, m - r0);
     transpose_columns<T>(in.a, r0, features, a.data(), context);
     transpose_columns<T>(in.b, r0, features, b.data(), context);
+    const double all = static_cast<double>(m);
+    const ProgressPart part(context, static_cast<double>(r0) / all, static_cast<double>(r0 + features) / all);
     parallel_for(
-        context, pairs * slices,
+        part.context(), pairs * slices,
         [&](Index task, int worker) {
           Worker<T>& w = workers[static_cast<std::size_t>(worker)];
           w.prepare(t, 4 * length);
@@ -136,6 +139,7 @@ void ToeplitzFft<T, B>::multiply_low_rank(const T* spectrum, const LowRankInputs
           columns.gather(p, x);
           std::fill_n(sum, 2 * length, T(0));
           for (Index r = features * s / slices; r < features * (s + 1) / slices; ++r) {
+            check_cancelled(context);
             t.forward(x, b.data() + r * length, w.spectrum.data(), w.transform);
             t.kernels().multiply(w.spectrum.data(), spectrum, t.spectrum_size(), transpose, w.spectrum.data());
             t.inverse(w.spectrum.data(), sum, w.transform, a.data() + r * length);
