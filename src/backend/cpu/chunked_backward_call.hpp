@@ -36,30 +36,33 @@ struct ChunkBackward {
 template <class T>
 struct ChunkBackwardScratch {
   Index size = 0;
-  Index b_plain, x_plain, weighted, factor;                                      // moments
-  Index y_lanes, x_lanes, b_lanes, lanes_weighted, turned, a_bar, b_bar, x_bar;  // reads
-  Index packed_x, packed_a, packed_y, w, s, t;                                   // near tiles
+  Index plain_m, plain_c, weighted, factor;                           // moments; near tiles: rows of other chunks
+  Index x, b, y_bar, r_bar, ones, a_bar, b_bar, x_bar;                // rows of the own chunk, where not the caller's
+  Index y_lanes, x_lanes, b_lanes, r_other, p, g, q, q_step, turned;  // near tiles; reads
 
-  ChunkBackwardScratch(const TileGeometry& g, const ChunkBackward<T>& call) {
-    const Index chunk = call.mask->chunk, panels = (chunk + g.panel - 1) / g.panel, m = call.m, c = call.c;
-    b_plain = take(chunk * call.m_pad + g.rows);
-    x_plain = take(chunk * call.c_pad + g.rows);
+  ChunkBackwardScratch(const TileGeometry& g_, const ChunkBackward<T>& call) {
+    const Index chunk = call.mask->chunk, m = call.m, c = call.c, vector = g_.panel / 2;
+    plain_m = take(chunk * call.m_pad + g_.rows);
+    plain_c = take(chunk * call.c_pad + g_.rows);
     weighted = take(chunk * call.m_pad);
     factor = take(chunk);
-    y_lanes = take(panels * (c + 1) * g.panel);
-    x_lanes = take(panels * (c + 1) * g.panel);
-    b_lanes = take(panels * m * g.panel);
-    lanes_weighted = take(std::max(c + 1, m) * g.panel);
-    turned = take(m * call.c_pad + g.rows);
-    a_bar = take(panels * g.padded_rows(m) * g.panel);
-    b_bar = take(panels * g.padded_rows(m) * g.panel);
-    x_bar = take(panels * g.padded_rows(c) * g.panel);
-    packed_x = take(g.padded_rows(chunk) * c);
-    packed_y = take(g.padded_rows(chunk) * c);
-    packed_a = take(g.padded_rows(chunk) * m);
-    w = take(chunk * g.panel);
-    s = take(chunk * g.panel);
-    t = take(chunk * g.panel);
+    x = take(chunk * call.c_pad);
+    b = take(chunk * call.m_pad);
+    y_bar = take(chunk * call.c_pad);
+    r_bar = take(chunk);
+    ones = take(chunk);
+    a_bar = take(chunk * call.m_pad);
+    b_bar = take(chunk * call.m_pad);
+    x_bar = take(chunk * call.c_pad);
+    y_lanes = take(chunk * c);
+    x_lanes = take(chunk * c);
+    b_lanes = take(chunk * m);
+    r_other = take(chunk);
+    p = take(chunk * chunk);
+    g = take(chunk * chunk);
+    q_step = chunk + 2 * vector;
+    q = take(chunk * q_step);
+    turned = take(m * call.c_pad + g_.rows);
   }
   Index take(Index n) {
     const Index at = size;
