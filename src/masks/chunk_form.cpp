@@ -94,7 +94,7 @@ Index next_step(Index n, bool all) {
 }  // namespace
 
 Errors errors_of(const Side& side, const std::vector<double>& f, const std::vector<double>& inverse, Index gap, bool all) {
-  const Index chunk = side.row.rows(), basis = side.row.cols(), length = static_cast<Index>(f.size());
+  const Index chunk = side.row.rows(), basis = side.source.cols(), length = static_cast<Index>(f.size());
   const Index count = std::max<Index>(0, (length - 1) / chunk - gap + 1);
   Errors e;
   e.by_row.setZero(count, chunk);

@@ -102,12 +102,21 @@ void round_all(Matrix& m) {
   m = m.unaryExpr([](double x) { return rounded<T>(x); });
 }
 
-// One side as a lower side: basis x states, and what the kernels will store.
+// One side as a lower side: basis x states, and what the kernels will store. Derivatives may have as many other vectors on
+// either side.
 struct Side {
   States states;
   Matrix row, source;  // [C, R]
   Matrix in, out;      // [r, R], [R, r]
 };
+
+template <class T>
+void round_coefficients(Side& s) {
+  // Matrices of turning pairs are made anew at every step; others are stored.
+  if (std::any_of(s.states.angle.begin(), s.states.angle.end(), [](double a) { return a != 0; })) return;
+  round_all<T>(s.in);
+  round_all<T>(s.out);
+}
 
 template <class T>
 Side project(const States& states, const Matrix& basis, Index count) {
@@ -128,11 +137,7 @@ Side project(const States& states, const Matrix& basis, Index count) {
   }
   round_all<T>(s.row);
   round_all<T>(s.source);
-  // Matrices of turning pairs are made anew at every step; others are stored.
-  if (std::all_of(states.angle.begin(), states.angle.end(), [](double a) { return a == 0; })) {
-    round_all<T>(s.in);
-    round_all<T>(s.out);
-  }
+  round_coefficients<T>(s);
   return s;
 }
 

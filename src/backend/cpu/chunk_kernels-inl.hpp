@@ -110,6 +110,17 @@ HWY_INLINE void multiply_rows(Index depth, const T* HWY_RESTRICT a, Index a_row,
   }
 }
 
+// y[r * y_step + .] := acc[r][.].
+template <class T, int R, int V>
+HWY_INLINE void store_rows(const Accumulator<T, R, V>& acc, T* HWY_RESTRICT y, Index y_step) {
+  const Wide<T> d;
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) hn::StoreU(acc.c[r][v], d, y + r * y_step + v * kLanes<T>);
+  }
+}
+
 // y[r * y_step + .] += acc[r][.].
 template <class T, int R, int V>
 HWY_INLINE void add_to_rows(const Accumulator<T, R, V>& acc, T* HWY_RESTRICT y, Index y_step) {
@@ -151,6 +162,35 @@ HWY_INLINE void scale_rows(Index rows, Index width, const T* HWY_RESTRICT factor
   }
 }
 
+// y[k] = factor_k x[k] as scale_rows, and sum[l] = sum_k last_k y[k][l].
+template <class T>
+HWY_INLINE void scale_and_sum_rows(Index rows, Index width, const T* HWY_RESTRICT factor, const T* HWY_RESTRICT last,
+                                   PlainRows<T> x, T* HWY_RESTRICT y, T* HWY_RESTRICT sum) {
+  const Wide<T> d;
+  const auto part = [&](Index l, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    hn::Vec<Wide<T>> total[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) total[v] = hn::Zero(d);
+    const T* HWY_RESTRICT from = x.data + l;
+    T* HWY_RESTRICT to = y + l;
+    for (Index k = 0; k < rows; ++k, from += x.step, to += width) {
+      const auto f = hn::Set(d, factor[k]), z = hn::Set(d, last[k]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const auto scaled = hn::Mul(f, hn::LoadU(d, from + v * kLanes<T>));
+        hn::Store(scaled, d, to + v * kLanes<T>);
+        total[v] = hn::MulAdd(z, scaled, total[v]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) hn::Store(total[v], d, sum + l + v * kLanes<T>);
+  };
+  Index l = 0;
+  for (; l + 4 * kLanes<T> <= width; l += 4 * kLanes<T>) part(l, Constant<4>());
+  for (; l < width; l += kLanes<T>) part(l, Constant<1>());
+}
+
 // y[l] = sum_k factor_k x[k][l].
 template <class T>
 HWY_INLINE void weighted_sum(Index rows, Index width, const T* HWY_RESTRICT factor, PlainRows<T> x, T* HWY_RESTRICT y) {
@@ -167,10 +207,10 @@ HWY_INLINE void weighted_sum(Index rows, Index width, const T* HWY_RESTRICT fact
   }
 }
 
-// y[r * y_step + .] += sum_{k < depth} a[k * a_step + r] b[k][.], r < rows; width: whole vectors. Rows of y up to the next
-// whole register tile are touched.
+// y[r * y_step + .] (+)= sum_{k < depth} a[k * a_step + r] b[k][.], r < rows; width: whole vectors; add: to what y holds. Rows
+// of y up to the next whole register tile are touched.
 template <class T>
-void add_outer_products(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, PlainRows<T> b, Index width,
+void add_outer_products(bool add, Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, PlainRows<T> b, Index width,
                         T* HWY_RESTRICT y, Index y_step) {
   for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
@@ -180,14 +220,19 @@ void add_outer_products(Index depth, const T* HWY_RESTRICT a, Index a_step, Inde
         Accumulator<T, R, V> acc;
         clear(acc);
         multiply_accumulate<T, R, V>(depth, a + i, 1, a_step, b.data + column, b.step, acc);
-        add_to_rows(acc, y + i * y_step + column, y_step);
+        if (add) {
+          add_to_rows(acc, y + i * y_step + column, y_step);
+        } else {
+          store_rows(acc, y + i * y_step + column, y_step);
+        }
       });
     }
   });
 }
 
 // y[r * y_step + .] += weight_r (sum_{k < depth} a_r[k] b[k * b_step + .] + last_r b[depth * b_step + .]), r < rows; width:
-// whole vectors. weight null: 1; last null: no such term. Rows of a and y up to the next whole register tile are touched.
+// whole vectors. weight null: the sum itself in the place of what y holds; last null: no such term. Rows of a and y up to the
+// next whole register tile are touched.
 template <class T>
 void add_row_products(Index depth, PlainRows<T> a, Index rows, const T* weight, const T* last, const T* HWY_RESTRICT b,
                       Index b_step, Index width, T* HWY_RESTRICT y, Index y_step) {
@@ -200,10 +245,10 @@ void add_row_products(Index depth, PlainRows<T> a, Index rows, const T* weight, 
         clear(acc);
         multiply_rows<T, R, V>(depth, a.row(i), a.step, b + column, b_step, acc);
         if (last != nullptr) multiply_accumulate<T, R, V>(1, last + i, 1, 0, b + depth * b_step + column, 0, acc);
-        if (weight == nullptr) {
-          add_to_rows(acc, y + i * y_step + column, y_step);
-        } else {
+        if (weight != nullptr) {
           add_to_rows(acc, weight + i, y + i * y_step + column, y_step);
+        } else {
+          store_rows(acc, y + i * y_step + column, y_step);
         }
       });
     }

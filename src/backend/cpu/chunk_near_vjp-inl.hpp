@@ -46,7 +46,8 @@ HWY_INLINE void near_products(Index from, Index to, PlainRows<T> u, Index depth,
   }
 }
 
-// a_bar of one chunk from near sources. own: the tile of the chunk itself as well.
+// a_bar of one chunk from near sources. own: the tile of the chunk itself as well, which comes first and is stored; others are
+// added.
 template <class T>
 void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, Index chunk, bool own, const ChunkRows<T>& to,
                T* scratch) {
@@ -54,9 +55,10 @@ void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, 
   const ChunkedToeplitz<T>& mask = *call.mask;
   const Index i0 = call.begin(chunk), ni = call.rows(chunk), step = mask.chunk;
   bool packed = false;
-  for (const NearTile& tile : call.tiles) {
+  for (std::size_t k = own ? 0 : 1; k < call.tiles.size(); ++k) {
+    const NearTile& tile = call.tiles[k];
     const Index source = chunk - tile.distance;
-    if (source < 0 || source >= call.chunks() || (tile.distance == 0 && !own)) continue;
+    if (source < 0 || source >= call.chunks()) continue;
     if (!packed && call.y_bar) pack_lanes(call.y_bar, i0, ni, T(1), scratch + at.y_lanes);
     packed = true;
     const Index j0 = call.begin(source), nj = call.rows(source);
@@ -85,8 +87,8 @@ void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, 
           }
         });
       });
-      add_outer_products(end - from, p + from * step, step, std::min(kPanel<T>, ni - i), {b.row(from), b.step}, call.m_pad,
-                         to.a_bar + i * to.a_step, to.a_step);
+      add_outer_products(tile.distance != 0, end - from, p + from * step, step, std::min(kPanel<T>, ni - i),
+                         {b.row(from), b.step}, call.m_pad, to.a_bar + i * to.a_step, to.a_step);
     }
   }
 }
@@ -118,7 +120,8 @@ void add_diagonals(const T* HWY_RESTRICT q, Index step, Index ni, Index nj, T* H
 }
 
 // b_bar and x_bar of one chunk from near rows, and a_bar from its own; near_bar: by offset j - i of the transposed mask, or
-// null. With S = A Bᵀ and W of one tile, each made once: P = M ∘ W, G = M ∘ S, and S ∘ W for near_bar.
+// null. The own tile is stored, others are added. With S = A Bᵀ and W of one tile, each made once: P = M ∘ W, G = M ∘ S, and
+// S ∘ W for near_bar.
 template <class T>
 void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, Index chunk, const ChunkRows<T>& to,
                   T* near_bar, T* scratch) {
@@ -179,12 +182,12 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
       });
       const Index columns = std::min(kPanel<T>, nj - j);
       if (call.want_b) {
-        add_outer_products(end - from, p + from * step + j, step, columns, {a.row(from), a.step}, call.m_pad,
-                           to.b_bar + j * to.b_step, to.b_step);
+        add_outer_products(tile.distance != 0, end - from, p + from * step + j, step, columns, {a.row(from), a.step},
+                           call.m_pad, to.b_bar + j * to.b_step, to.b_step);
       }
       if (call.want_x) {
-        add_outer_products(end - from, g + from * step + j, step, columns, {y_bar.row(from), y_bar.step}, call.c_pad,
-                           to.x_bar + j * to.x_step, to.x_step);
+        add_outer_products(tile.distance != 0, end - from, g + from * step + j, step, columns, {y_bar.row(from), y_bar.step},
+                           call.c_pad, to.x_bar + j * to.x_step, to.x_step);
       }
     }
     if (near_bar != nullptr) add_diagonals(q, q_step, ni, nj, near_bar + tile.entry);

@@ -81,7 +81,9 @@ struct ChunkBackwardSweep {
 template <class T>
 struct BackwardPlan {
   Index workers, wave, blocks;
-  Index derivatives = 0, derivative_basis = 0;  // of the far entries; windows: R = 1 and a derivative each
+  Index derivatives = 0;       // of the far entries; windows: R = 1 and a derivative each
+  bool both = false;           // states of rows meet moments of sources too
+  Index derivative_basis = 0;  // of moments of rows that no stream brings
   ChunkStream<T> sources, rows;
   Index per_worker, derivative_ring, near, size;  // offsets; scratch is at 0
 
@@ -90,7 +92,8 @@ struct BackwardPlan {
     if (call.want_parameters && side.basis > 0) {
       derivatives = static_cast<Index>(side.windows.empty() ? side.derivative_out.size() : side.windows.size());
     }
-    if (derivatives > 0) derivative_basis = side.basis;
+    both = derivatives > 0 && !sweep.rows.side->derivative_out.empty();
+    if (derivatives > 0 && !both) derivative_basis = side.basis;
     const Index source_basis = derivatives > 0 || call.want_a ? side.basis : 0;
     const Index row_basis = call.want_sources ? sweep.rows.side->basis : 0;
     const Index n = call.chunks(), per_chunk = (source_basis + row_basis + derivative_basis) * call.step;
@@ -106,6 +109,10 @@ struct BackwardPlan {
     derivative_ring = align_elements<T>(workers * per_worker) + sources.elements() + rows.elements();
     near = derivative_ring + align_elements<T>(wave * derivative_basis * call.step);
     size = near + align_elements<T>(call.near && call.want_parameters ? wave * call.near_size() : 0);
+  }
+  // Whether the stream's moments of time t of n are wanted: by chunks to come, or by states of the other stream.
+  bool wanted(const ChunkStream<T>& stream, Index t, Index n) const {
+    return stream.exists() && (t + stream.lag() < n || (both && t >= stream.lag()));
   }
   void place(T* base) {
     T* at = base + align_elements<T>(workers * per_worker);

@@ -43,25 +43,27 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
   const ChunkBackwardScratch<T> at({kPanel<T>, kRows}, call);
   const Index t0 = call.begin(chunk), n = call.rows(chunk);
   T* weighted = scratch + at.weighted;
-  T* w = scratch + at.factor;
+  T* lasts = scratch + at.factor;
+  if (last_is_one || !last) {
+    std::fill_n(lasts, n, T(last_is_one ? 1 : 0));
+  } else {
+    copy_vector(last, t0, n, n, lasts);
+  }
   const PlainRows<T> f = plain_rows(factor, t0, n, call.m_pad, scratch + at.plain_m);
   const PlainRows<T> v = value ? plain_rows(value, t0, n, call.c_pad, scratch + at.plain_c) : PlainRows<T>{};
   // The next chunk of the sweep is asked for in as many parts as there are products to wait behind.
   const Index next = upward ? chunk + 1 : chunk - 1, coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
   for (Index p = 0; p < basis; ++p) {
-    const T* weight = weights + p * call.mask->chunk;
     T* to = moments + p * call.step;
     const Index first = p * coming / basis, count = (p + 1) * coming / basis - first;
     prefetch_rows<false>(factor, call.begin(next) + first, count);
     if (value) prefetch_rows<false>(value, call.begin(next) + first, count);
+    scale_and_sum_rows(n, call.m_pad, weights + p * call.mask->chunk, lasts, f, weighted, to + call.c * call.m_pad);
     if (value) {
-      scale_rows(n, call.m_pad, weight, f, weighted);
       outer_products(n, v.data, v.step, call.c, weighted, call.m_pad, to);
     } else {
       std::fill_n(to, call.c * call.m_pad, T(0));
     }
-    for (Index t = 0; t < n; ++t) w[t] = last_is_one ? weight[t] : last ? weight[t] * last[t0 + t] : T(0);
-    weighted_sum(n, call.m_pad, w, f, to + call.c * call.m_pad);
   }
 }
 
@@ -78,13 +80,12 @@ void row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, In
 }
 
 // Where a gradient of one chunk is added up, rows of `width` elements: in the caller's own where plain_rows would take them,
-// else in `memory`, a copy. add: to what it holds.
+// else in `memory`, a copy.
 template <class T>
-T* open_gradient(MatrixView<T, Cpu> to, Index first, Index n, Index width, bool add, T* memory, Index& step) {
+T* open_gradient(MatrixView<T, Cpu> to, Index first, Index n, Index width, T* memory, Index& step) {
   const PlainRows<T> rows = whole_rows(MatrixView<const T, Cpu>(to), first, n, width, memory);
   step = rows.step;
   T* y = rows.data == memory ? memory : to.row(first);
-  for (Index i = 0; !add && i < padded_rows(n); ++i) std::fill_n(y + i * step, width, T(0));
   return y;
 }
 template <class T>
@@ -105,9 +106,9 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
   if (call.y_bar) own.y_bar = whole_rows(call.y_bar, t0, n, call.c_pad, scratch + at.y_bar);
   if (call.r_bar) copy_vector(call.r_bar, t0, n, size, scratch + at.r_bar), own.r_bar = scratch + at.r_bar;
   std::fill_n(scratch + at.ones, size, T(1));
-  if (call.want_a) own.a_bar = open_gradient(call.a_bar, t0, n, call.m_pad, call.add, scratch + at.a_bar, own.a_step);
-  if (call.want_b) own.b_bar = open_gradient(call.b_bar, t0, n, call.m_pad, call.add, scratch + at.b_bar, own.b_step);
-  if (call.want_x) own.x_bar = open_gradient(call.x_bar, t0, n, call.c_pad, call.add, scratch + at.x_bar, own.x_step);
+  if (call.want_a) own.a_bar = open_gradient(call.a_bar, t0, n, call.m_pad, scratch + at.a_bar, own.a_step);
+  if (call.want_b) own.b_bar = open_gradient(call.b_bar, t0, n, call.m_pad, scratch + at.b_bar, own.b_step);
+  if (call.want_x) own.x_bar = open_gradient(call.x_bar, t0, n, call.c_pad, scratch + at.x_bar, own.x_step);
   // The next chunk's gradients are asked for, and wait behind this one's products.
   const Index next = sweep.sources.upward ? chunk + 1 : chunk - 1,
               coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
@@ -142,22 +143,22 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
   if (call.want_x) close_gradient(own.x_bar, own.x_step, t0, n, call.x_bar);
 }
 
-#define ESPALIER_KERNELS(T, name)                                                                                             \
-  void source_moments_##name(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward,           \
-                             T* scratch, T* moments) {                                                                        \
-    source_moments(call, weights, basis, chunk, upward, scratch, moments);                                                    \
-  }                                                                                                                           \
-  void row_moments_##name(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,  \
-                          T* moments) {                                                                                       \
-    row_moments(call, weights, basis, chunk, upward, scratch, moments);                                                       \
-  }                                                                                                                           \
-  void derivative_dot_##name(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to, \
-                             const T* moments, const T* state, double* out) {                                                 \
-    derivative_dot(basis, states, count, coefficients, step, from, to, moments, state, out);                                  \
-  }                                                                                                                           \
-  void chunk_reads_##name(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk,                      \
-                          const T* source_reads, const T* row_reads, T* near_bar, T* scratch) {                               \
-    chunk_reads(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                                              \
+#define ESPALIER_KERNELS(T, name)                                                                                            \
+  void source_moments_##name(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward,          \
+                             T* scratch, T* moments) {                                                                       \
+    source_moments(call, weights, basis, chunk, upward, scratch, moments);                                                   \
+  }                                                                                                                          \
+  void row_moments_##name(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch, \
+                          T* moments) {                                                                                      \
+    row_moments(call, weights, basis, chunk, upward, scratch, moments);                                                      \
+  }                                                                                                                          \
+  void state_dots_##name(Index basis, Index states, Index step, Index from, Index to, const T* moments, const T* state,      \
+                         T* out) {                                                                                           \
+    state_dots(basis, states, step, from, to, moments, state, out);                                                          \
+  }                                                                                                                          \
+  void chunk_reads_##name(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk,                     \
+                          const T* source_reads, const T* row_reads, T* near_bar, T* scratch) {                              \
+    chunk_reads(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                                             \
   }
 ESPALIER_KERNELS(float, float)
 ESPALIER_KERNELS(double, double)
@@ -172,30 +173,64 @@ namespace espalier::backend {
 
 namespace {
 
-#define ESPALIER_KERNELS(T, name)                                                                                            \
-  HWY_EXPORT(source_moments_##name);                                                                                         \
-  HWY_EXPORT(row_moments_##name);                                                                                            \
-  HWY_EXPORT(derivative_dot_##name);                                                                                         \
-  HWY_EXPORT(chunk_reads_##name);                                                                                            \
-  void run_source_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch, \
-                          T* moments) {                                                                                      \
-    ESPALIER_DISPATCH(source_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                         \
-  }                                                                                                                          \
-  void run_row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,    \
-                       T* moments) {                                                                                         \
-    ESPALIER_DISPATCH(row_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                            \
-  }                                                                                                                          \
-  void run_derivative_dot(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to,   \
-                          const T* moments, const T* state, double* out) {                                                   \
-    ESPALIER_DISPATCH(derivative_dot_##name)(basis, states, count, coefficients, step, from, to, moments, state, out);       \
-  }                                                                                                                          \
-  void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,       \
-                 const T* row_reads, T* near_bar, T* scratch) {                                                              \
-    ESPALIER_DISPATCH(chunk_reads_##name)(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                   \
+#define ESPALIER_KERNELS(T, name)                                                                                              \
+  HWY_EXPORT(source_moments_##name);                                                                                           \
+  HWY_EXPORT(row_moments_##name);                                                                                              \
+  HWY_EXPORT(state_dots_##name);                                                                                               \
+  HWY_EXPORT(chunk_reads_##name);                                                                                              \
+  void run_source_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,   \
+                          T* moments) {                                                                                        \
+    ESPALIER_DISPATCH(source_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                           \
+  }                                                                                                                            \
+  void run_row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,      \
+                       T* moments) {                                                                                           \
+    ESPALIER_DISPATCH(row_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                              \
+  }                                                                                                                            \
+  void run_state_dots(Index basis, Index states, Index step, Index from, Index to, const T* moments, const T* state, T* out) { \
+    ESPALIER_DISPATCH(state_dots_##name)(basis, states, step, from, to, moments, state, out);                                  \
+  }                                                                                                                            \
+  void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,         \
+                 const T* row_reads, T* near_bar, T* scratch) {                                                                \
+    ESPALIER_DISPATCH(chunk_reads_##name)(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                     \
   }
 ESPALIER_KERNELS(float, float)
 ESPALIER_KERNELS(double, double)
 #undef ESPALIER_KERNELS
+
+// Coefficients of far derivatives for the steps of one wave, [step][derivative][r, R].
+template <class T>
+class DerivativeSteps {
+ public:
+  DerivativeSteps(const ChunkSweep<T>& sweep, const ChunkStream<T>& stream, Index derivatives, Index from, Index to)
+      : basis_(stream.basis()), states_(stream.states()), derivatives_(derivatives), from_(from) {
+    const Index size = basis_ * states_;
+    std::vector<T> unused(static_cast<std::size_t>(size));
+    all_.resize(static_cast<std::size_t>(std::max<Index>(0, to - from) * derivatives * size));
+    for (Index t = from; t < to; ++t) {
+      for (Index d = 0; d < derivatives; ++d) {
+        sweep.coefficients(t, unused.data(), all_.data() + ((t - from) * derivatives + d) * size,
+                           sweep.side->derivative_out[static_cast<std::size_t>(d)]);
+      }
+    }
+  }
+  // sums[d] += the derivative d's part of step t in elements [first, last).
+  void add(Index t, Index step, Index first, Index last, const T* moments, const T* state, std::vector<T>& dots,
+           double* sums) const {
+    const auto size = static_cast<std::size_t>(basis_ * states_);
+    dots.resize(size);
+    run_state_dots(basis_, states_, step, first, last, moments, state, dots.data());
+    const T* w = all_.data() + (t - from_) * derivatives_ * static_cast<Index>(size);
+    for (Index d = 0; d < derivatives_; ++d, w += size) {
+      double sum = 0;
+      for (std::size_t k = 0; k < size; ++k) sum += static_cast<double>(w[k]) * static_cast<double>(dots[k]);
+      sums[d] += sum;
+    }
+  }
+
+ private:
+  Index basis_, states_, derivatives_, from_;
+  std::vector<T> all_;
+};
 
 // The streams of one wave from t0 on, and the gradients of far parameters, one block of elements after the other.
 template <class T>
@@ -203,27 +238,26 @@ void advance_wave(const ChunkBackwardSweep<T>& sweep, BackwardPlan<T>& plan, Ind
                   const T* row_moments, std::vector<double>& far, const Context<Cpu>& inner) {
   plan.sources.prepare(t0, t1);
   plan.rows.prepare(t0, t1);
-  const ChunkSide<T>& side = *sweep.sources.side;
-  const bool dots = plan.derivatives > 0 && plan.sources.windowed(), outs = plan.derivatives > 0 && !dots;
-  const Index size = plan.sources.states() * plan.sources.basis(), from = std::max(t0, plan.sources.lag());
-  std::vector<T> unused(static_cast<std::size_t>(outs ? size : 0)),
-      derivative(static_cast<std::size_t>(outs ? (t1 - t0) * plan.derivatives * size : 0));
-  const auto coefficients = [&](Index t) { return derivative.data() + (t - t0) * plan.derivatives * size; };
-  for (Index t = from; outs && t < t1; ++t) {
-    for (Index d = 0; d < plan.derivatives; ++d) {
-      sweep.sources.coefficients(t, unused.data(), coefficients(t) + d * size,
-                                 side.derivative_out[static_cast<std::size_t>(d)]);
-    }
-  }
+  const bool windows = plan.derivatives > 0 && plan.sources.windowed(), outs = plan.derivatives > 0 && !windows;
+  const Index from = std::max(t0, plan.sources.lag());
+  const DerivativeSteps<T> below(sweep.sources, plan.sources, outs ? plan.derivatives : 0, from, t1);
+  const DerivativeSteps<T> above(sweep.rows, plan.rows, plan.both ? plan.derivatives : 0, from, t1);
   parallel_for(inner, plan.sources.exists() || plan.rows.exists() ? plan.blocks : 0, [&](Index block, int) {
     const Index first = block * kScanBlock, last = std::min(step, first + kScanBlock);
     double* sums = far.data() + block * plan.derivatives;
-    plan.rows.advance(t0, t0, t1, first, last);
-    if (!outs) return plan.sources.advance(t0, t0, t1, first, last, dots ? row_moments : nullptr, sums);
-    for (Index t = from; t < t1; ++t) {
+    if (!outs) {
+      plan.rows.advance(t0, t0, t1, first, last);
+      plan.sources.advance(t0, t0, t1, first, last, windows ? row_moments : nullptr, sums);
+      return;
+    }
+    std::vector<T> dots;
+    for (Index t = t0; t < t1; ++t) {
+      plan.rows.advance(t0, t, t + 1, first, last);
       plan.sources.advance(t0, t, t + 1, first, last);
-      run_derivative_dot(plan.derivative_basis, plan.sources.states(), plan.derivatives, coefficients(t), step, first, last,
-                         row_moments + (t - t0) * plan.derivative_basis * step, plan.sources.state(), sums);
+      if (t < from) continue;
+      const T* met = plan.both ? plan.rows.moments(t) : row_moments + (t - t0) * plan.derivative_basis * step;
+      below.add(t, step, first, last, met, plan.sources.state(), dots, sums);
+      if (plan.both) above.add(t, step, first, last, plan.sources.moments(t), plan.rows.state(), dots, sums);
     }
   });
 }
@@ -246,16 +280,17 @@ void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep,
     const Index t1 = std::min(n, t0 + plan.wave);
     parallel_for(inner, t1 - t0, [&](Index k, int worker) {
       const Index t = t0 + k, chunk = sweep.sources.chunk(t);
-      if (plan.sources.exists() && t + plan.sources.lag() < n) {
+      if (plan.wanted(plan.sources, t, n)) {
         run_source_moments(call, sources.source.data(), plan.sources.basis(), chunk, sweep.sources.upward, scratch(worker),
                            plan.sources.moments(t));
       }
-      if (plan.rows.exists() && t + plan.rows.lag() < n) {
+      if (plan.wanted(plan.rows, t, n)) {
         run_row_moments(call, rows.source.data(), plan.rows.basis(), chunk, sweep.rows.upward, scratch(worker),
                         plan.rows.moments(t));
       }
       if (plan.derivative_basis > 0 && t >= plan.sources.lag()) {
-        run_row_moments(call, sources.row.data(), plan.derivative_basis, chunk, sweep.rows.upward, scratch(worker),
+        run_row_moments(call, (sources.windows.empty() ? sources.derivative_row : sources.row).data(), plan.derivative_basis,
+                        chunk, sweep.rows.upward, scratch(worker),
                         base + plan.derivative_ring + k * plan.derivative_basis * step);
       }
     });
@@ -285,6 +320,12 @@ void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep,
       parameters->far[static_cast<std::size_t>(p)] += far[static_cast<std::size_t>(block * plan.derivatives + d)];
     }
   }
+}
+
+std::vector<NearTile> own_tile_first(std::vector<NearTile> tiles) {
+  const auto own = std::find_if(tiles.begin(), tiles.end(), [](const NearTile& t) { return t.distance == 0; });
+  std::rotate(tiles.begin(), own, own + 1);
+  return tiles;
 }
 
 // Features of one far sweep: all of them, unless windows then keep more than the scratch memory.
@@ -331,8 +372,8 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
   ChunkBackward<T> call{};
   call.mask = &m;
   call.turned = &turned;
-  call.tiles = near_tiles(m);
-  call.turned_tiles = near_tiles(turned);
+  call.tiles = own_tile_first(near_tiles(m));
+  call.turned_tiles = own_tile_first(near_tiles(turned));
   call.a = in.a, call.b = in.b, call.x = in.x;
   call.y_bar = in.x.cols > 0 ? cotangents.y : MatrixView<const T, Cpu>{};
   call.r_bar = cotangents.row_sum;
@@ -354,7 +395,8 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
   const ChunkSide<T> none;
   const auto sweep = [&](bool upward, bool far) {
     const ChunkSide<T>& sources = !far ? none : upward ? m.lower : m.upper;
-    const ChunkSide<T>& rows = !far ? none : upward ? turned.lower : turned.upper;
+    const ChunkSide<T>& below = m.rows_below.basis > 0 && call.want_parameters ? m.rows_below : turned.lower;
+    const ChunkSide<T>& rows = !far ? none : upward ? below : turned.upper;
     return ChunkBackwardSweep<T>{{m, sources, upward, n, g}, {turned, rows, upward, n, g}};
   };
   run_sweep(call, sweep(true, whole), parameters, context);

@@ -1,0 +1,317 @@
+// Chunk-basis form of a mask with its derivatives beside it, on the host.
+// SPDX-License-Identifier: Apache-2.0
+//
+// A derivative is read off the same states as the mask wherever that is within the tolerance: only its own matrix in the place
+// of `out` is fitted then. Rows and sources have basis vectors of their own: first those whose moments the gradients by a, b
+// and x need anyway, then as many more as the derivatives need.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <span>
+
+#include "masks/chunk_basis.hpp"
+#include "masks/chunk_form.hpp"
+
+namespace espalier {
+
+using namespace chunk_form;
+
+namespace {
+
+// More vectors than this do not pay, see kMostBasis in sequence.cpp.
+constexpr Index kMost = 32;
+
+// One side as a lower side: the mask first, then its derivatives.
+struct LearningSide {
+  std::vector<const ExponentialSum*> sums;
+  std::vector<const std::vector<double>*> values;  // by distance
+  std::vector<const ToeplitzValues*> masks;        // what rows are measured by
+  bool lower = true, upper = true;                 // the sides that it stands for
+  Matrix own;                                      // [C, R] vectors that rows read
+};
+
+Matrix reversed(const Matrix& m) {
+  return m.colwise().reverse();
+}
+
+// `which` of the sums. All sums' terms, those of the others with coefficient 0, so that the states are the same for all.
+ExponentialSum joint_sum(const std::vector<const ExponentialSum*>& sums, std::size_t which) {
+  ExponentialSum joint;
+  for (std::size_t k = 0; k < sums.size(); ++k) {
+    for (ExponentialTerm t : sums[k]->terms) {
+      if (k != which) t.coefficient = 0;
+      joint.terms.push_back(t);
+    }
+  }
+  return joint;
+}
+
+// Orthonormal vectors: `first`, then what the families add to it, by falling weight.
+Matrix extended(const Matrix& first, const std::vector<Matrix>& families) {
+  Index columns = 0;
+  for (const Matrix& f : families) columns += f.cols();
+  if (columns == 0) return first;
+  Matrix rest(first.rows(), columns);
+  columns = 0;
+  for (const Matrix& f : families) rest.middleCols(columns, f.cols()) = f, columns += f.cols();
+  // Twice: once leaves what rounding makes of the large parts.
+  for (int pass = 0; pass < 2; ++pass) rest -= first * (first.transpose() * rest);
+  const Matrix more = left_vectors(rest).matrixV();
+  Matrix all(first.rows(), first.cols() + more.cols());
+  all << first, more;
+  return all;
+}
+
+// Directions of the derivatives' families {f~(t + a)}, each family of size 1.
+std::vector<Matrix> derivative_families(const LearningSide& side, Index chunk, Index gap, ToleranceKind kind) {
+  const Index first = (gap - 1) * chunk + 1, length = static_cast<Index>(side.values[0]->size());
+  std::vector<Matrix> families;
+  for (std::size_t k = 1; k < side.sums.size(); ++k) {
+    const auto evaluate = [&](Index t, std::span<double> out) { side.sums[k]->evaluate(t, out); };
+    const auto family = left_vectors(weighted_family(first, std::max(first + 2 * chunk, length), chunk, kind, evaluate));
+    const double norm = family.singularValues().norm();
+    if (norm > 0) families.push_back(family.matrixV() * (family.singularValues() / norm).asDiagonal());
+  }
+  return families;
+}
+
+// States that take moments on the vectors `source`.
+template <class T>
+Side side_on(const States& states, const Matrix& row, const Matrix& source) {
+  Side s;
+  s.states = states;
+  store_moves<T>(s.states);
+  s.row = row;
+  s.source = source;
+  s.in = states.source.transpose() * source;
+  s.out = row.transpose() * states.row;
+  round_all<T>(s.row);
+  round_all<T>(s.source);
+  round_coefficients<T>(s);
+  return s;
+}
+
+// The matrix in the place of `out` by least squares: with what the states of `side` hold n chunks later, D^n in, it is to give
+// rowᵀ (f(a + (n + gap) C - b))_ab source, weighted as row errors ask. Singular values below `cut` of the largest are left out,
+// so that no digits are lost between large numbers of opposite sign.
+class OutFit {
+ public:
+  OutFit(const Side& side, const std::vector<double>& f, const ExponentialSum& sum, Index gap) {
+    const Index chunk = side.row.rows(), states = side.in.rows(), basis = side.source.cols();
+    const auto length = static_cast<Index>(f.size()), count = std::max<Index>(1, (length - 1) / chunk - gap + 1);
+    std::vector<Index> places;
+    for (double n = 0, step = 1; n < static_cast<double>(count); n += step, step *= n < 32 ? 1 : 1.15) {
+      places.push_back(static_cast<Index>(n));
+    }
+    const auto samples = static_cast<Index>(places.size());
+    Matrix known(samples * basis, states), wanted(samples * basis, side.row.cols()), moved = side.in, entries(chunk, chunk);
+    std::vector<double> values(static_cast<std::size_t>(2 * chunk)), sizes, weights;
+    for (Index k = 0, at = 0; k < samples; ++k) {
+      const Index n = places[static_cast<std::size_t>(k)],
+                  next = k + 1 < samples ? places[static_cast<std::size_t>(k + 1)] : n + 1;
+      for (; at < n; ++at) move_states(side.states, moved);
+      const Index first = (n + gap - 1) * chunk + 1;
+      sum.evaluate(first, values);
+      for (Index d = first; d < std::min(length, first + 2 * chunk); ++d) {
+        values[static_cast<std::size_t>(d - first)] = f[static_cast<std::size_t>(d)];
+      }
+      double size = 0;
+      for (Index a = 0; a < chunk; ++a) {
+        for (Index b = 0; b < chunk; ++b) {
+          entries(a, b) = values[static_cast<std::size_t>(a + chunk - 1 - b)];
+          size = std::max(size, std::abs(entries(a, b)));
+        }
+      }
+      sizes.push_back(size);
+      weights.push_back(static_cast<double>(next - n));
+      known.middleRows(k * basis, basis) = moved.transpose();
+      wanted.middleRows(k * basis, basis) = (side.row.transpose() * entries * side.source).transpose();
+    }
+    const double largest = *std::max_element(sizes.begin(), sizes.end());
+    for (Index k = 0; largest > 0 && k < samples; ++k) {
+      const auto at = static_cast<std::size_t>(k);
+      const double weight = std::sqrt(weights[at] / std::max(sizes[at], 1e-6 * largest));
+      known.middleRows(k * basis, basis) *= weight;
+      wanted.middleRows(k * basis, basis) *= weight;
+    }
+    scale_ = known.colwise().norm().transpose();
+    for (Index q = 0; q < states; ++q) {
+      if (scale_[q] == 0) scale_[q] = 1;
+      known.col(q) /= scale_[q];
+    }
+    const Eigen::BDCSVD<Matrix> svd(known, Eigen::ComputeThinU | Eigen::ComputeThinV);
+    values_ = svd.singularValues();
+    right_ = svd.matrixV();
+    wanted_ = svd.matrixU().transpose() * wanted;
+  }
+
+  Matrix out(double cut) const {
+    Matrix parts = wanted_;
+    for (Index k = 0; k < values_.size(); ++k) parts.row(k) *= values_[k] > cut * values_[0] ? 1 / values_[k] : 0.0;
+    return (scale_.cwiseInverse().asDiagonal() * (right_ * parts)).transpose();
+  }
+
+ private:
+  Eigen::VectorXd scale_, values_;
+  Matrix right_, wanted_;
+};
+
+// The worst row's error of the k-th function of a side.
+double error_of(const LearningSide& side, std::size_t k, const Side& form, Index gap, bool all) {
+  const std::vector<double>& f = *side.values[k];
+  const std::vector<double> inverse(f.size(), 0.0);
+  const Errors e = errors_of(form, f, inverse, gap, all);
+  return worst_row(side.lower ? &e : nullptr, side.upper ? &e : nullptr, *side.masks[k], 0, form.row.rows(), gap);
+}
+
+bool is_zero(const std::vector<double>& values) {
+  return std::all_of(values.begin(), values.end(), [](double v) { return v == 0; });
+}
+
+// Forms of a side's functions on one set of states; empty where some error is above what is allowed. source: vectors of the
+// moments that states take; row: those that derivatives read.
+template <class T>
+std::vector<Side> forms_on(const LearningSide& side, bool joint, const Matrix& row, const Matrix& source, Index gap,
+                           const std::vector<double>& allowed) {
+  const Index chunk = source.rows();
+  std::vector<Side> forms;
+  for (std::size_t k = 0; k < side.sums.size(); ++k) {
+    const States states = states_of(joint ? joint_sum(side.sums, k) : *side.sums[0], chunk, gap);
+    Side form = side_on<T>(states, k == 0 ? side.own : row, source);
+    const bool zero = is_zero(*side.values[k]);
+    if (zero) form.out.setZero();
+    if (!zero && !joint && k > 0) {
+      if (states.row.cols() == 0 || source.cols() == 0) return {};
+      const OutFit fit(form, *side.values[k], *side.sums[k], gap);
+      const double least = sizeof(T) == 4 ? 1e-6 : 1e-11;
+      for (double cut = 1e-3; cut >= least; cut *= 0.1) {
+        form.out = fit.out(cut);
+        round_coefficients<T>(form);
+        if (error_of(side, k, form, gap, false) <= allowed[k]) break;
+      }
+    }
+    if (!zero && error_of(side, k, form, gap, false) > allowed[k]) return {};
+    forms.push_back(std::move(form));
+  }
+  for (std::size_t k = 0; k < forms.size(); ++k) {
+    if (!is_zero(*side.values[k]) && error_of(side, k, forms[k], gap, true) > allowed[k]) return {};
+  }
+  return forms;
+}
+
+// forms[0] with the other forms' `out` as its derivatives'. row: the vectors whose moments are met by derivatives, where no
+// stream of rows brings them.
+template <class T>
+backend::ChunkSide<T> stored_learning(const std::vector<Side>& forms, const Matrix& row, bool lower) {
+  Side all = forms[0];
+  const Index basis = all.source.cols(), states = all.in.rows(), reads = all.row.cols();
+  all.out.conservativeResize(basis, states);
+  all.out.bottomRows(basis - reads).setZero();
+  if (!lower) all.row = reversed(all.row), all.source = reversed(all.source);
+  backend::ChunkSide<T> side = stored<T>(all);
+  side.basis = basis;
+  side.reads = reads;
+  for (std::size_t k = 1; k < forms.size(); ++k) {
+    std::vector<double> out;
+    for (Index p = 0; p < basis; ++p) {
+      for (Index q = 0; q < states; ++q) out.push_back(forms[k].out(p, q));
+    }
+    side.derivative_out.push_back(std::move(out));
+  }
+  for (Index p = 0; p < row.cols(); ++p) {
+    for (Index a = 0; a < row.rows(); ++a)
+      side.derivative_row.push_back(static_cast<T>(row(lower ? a : row.rows() - 1 - a, p)));
+  }
+  return side;
+}
+
+LearningSide learning_side(const ToeplitzValues& m, const std::vector<ToeplitzValues>& derivatives, bool lower, bool both,
+                           Index own, Index chunk, Index gap, ToleranceKind kind) {
+  LearningSide side;
+  const bool first = lower || m.symmetric;
+  const auto add = [&](const ToeplitzValues& v) {
+    side.sums.push_back(first ? &v.lower_sum : &v.upper_sum);
+    side.values.push_back(first ? &v.lower : &v.upper);
+    side.masks.push_back(&v);
+  };
+  add(m);
+  for (const ToeplitzValues& d : derivatives) add(d);
+  side.lower = lower || both;
+  side.upper = !lower || both;
+  const auto length = static_cast<Index>(m.lower.size());
+  side.own = Matrix(chunk, 0);
+  if (!side.sums[0]->terms.empty()) {
+    const Matrix vectors = basis_of(*side.sums[0], length, chunk, gap, kind);
+    side.own = vectors.leftCols(std::min(own, vectors.cols()));
+  }
+  return side;
+}
+
+}  // namespace
+
+template <class T>
+bool derivative_form(const ToeplitzValues& m, const std::vector<ToeplitzValues>& derivatives, const ChunkBasis<T>& basis,
+                     double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form) {
+  form = basis.product;
+  const Index chunk = form.chunk, gap = form.gap;
+  if (form.length <= gap * chunk) return true;
+  const bool two_sided = m.has_lower && m.has_upper, same = two_sided && m.symmetric;
+  // Those below the diagonal first. What is below serves what is above too where both are the same.
+  std::vector<LearningSide> sides;
+  if (m.has_lower) sides.push_back(learning_side(m, derivatives, true, same, form.lower.basis, chunk, gap, kind));
+  if (m.has_upper && !same) sides.push_back(learning_side(m, derivatives, false, false, form.upper.basis, chunk, gap, kind));
+  const double least = std::max(tolerance, 16.0 * static_cast<double>(std::numeric_limits<T>::epsilon()));
+  std::vector<double> allowed(derivatives.size() + 1, least);
+  // The mask itself as its product was certified, of whatever kind its tolerance is.
+  allowed[0] = std::max(least, basis.certificate.row.value_or(least));
+
+  // Vectors of sources and of rows. Two-sided: states of either meet moments of the other, which its own states need anyway.
+  std::vector<Matrix> source, row;
+  const auto turned = [](std::vector<Matrix> families) {
+    for (Matrix& f : families) f = reversed(f);
+    return families;
+  };
+  const auto families = derivative_families(sides.front(), chunk, gap, kind);
+  if (two_sided) {
+    const auto above = same ? families : derivative_families(sides.back(), chunk, gap, kind);
+    const auto joined = [](std::vector<Matrix> p, const std::vector<Matrix>& q) {
+      p.insert(p.end(), q.begin(), q.end());
+      return p;
+    };
+    source.push_back(extended(reversed(sides.front().own), joined(turned(families), above)));
+    row.push_back(same ? source[0] : extended(reversed(sides.back().own), joined(turned(above), families)));
+    if (!same) source.push_back(row[0]), row.push_back(source[0]);
+  } else {
+    row.push_back(extended(sides.front().own, families));
+    source.push_back(reversed(row[0]));
+  }
+  Index fewest = 0, most = kMost;
+  for (const LearningSide& s : sides) fewest = std::max(fewest, s.own.cols());
+  for (const Matrix& v : source) most = std::min(most, v.cols());
+  for (Index count = fewest; count <= most; ++count) {
+    std::vector<std::vector<Side>> found;
+    for (std::size_t k = 0; k < sides.size(); ++k) {
+      Matrix r = row[k].leftCols(count), s = source[k].leftCols(count);
+      std::vector<Side> forms = forms_on<T>(sides[k], false, r, s, gap, allowed);
+      if (forms.empty()) forms = forms_on<T>(sides[k], true, r, s, gap, allowed);
+      if (forms.empty()) break;
+      found.push_back(std::move(forms));
+    }
+    if (found.size() < sides.size()) continue;
+    if (two_sided) {
+      form.lower = stored_learning<T>(found.front(), Matrix(chunk, 0), true);
+      form.rows_below = stored_learning<T>(found.back(), Matrix(chunk, 0), true);
+    } else {
+      (m.has_lower ? form.lower : form.upper) = stored_learning<T>(found.front(), row[0].leftCols(count), m.has_lower);
+    }
+    return true;
+  }
+  return false;
+}
+
+template bool derivative_form(const ToeplitzValues&, const std::vector<ToeplitzValues>&, const ChunkBasis<float>&, double,
+                              ToleranceKind, backend::ChunkedToeplitz<float>&);
+template bool derivative_form(const ToeplitzValues&, const std::vector<ToeplitzValues>&, const ChunkBasis<double>&, double,
+                              ToleranceKind, backend::ChunkedToeplitz<double>&);
+
+}  // namespace espalier
