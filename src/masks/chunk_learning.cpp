@@ -1,8 +1,8 @@
 // Chunk-basis form of a mask with its derivatives beside it, on the host.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A derivative is read off the same states as the mask wherever that is within the tolerance: only its own matrix in the place
-// of `out` is fitted then. Rows and sources have basis vectors of their own: first those whose moments the gradients by a, b
+// Derivatives are read off the states of the mask and as few more as are within the tolerance, each by a matrix of its own in
+// the place of `out`. Rows and sources have basis vectors of their own: first those whose moments the gradients by a, b
 // and x need anyway, then as many more as the derivatives need.
 #include <algorithm>
 #include <cmath>
@@ -11,6 +11,7 @@
 
 #include "masks/chunk_basis.hpp"
 #include "masks/chunk_form.hpp"
+#include "masks/shared_states.hpp"
 
 namespace espalier {
 
@@ -91,71 +92,6 @@ Side side_on(const States& states, const Matrix& row, const Matrix& source) {
   return s;
 }
 
-// The matrix in the place of `out` by least squares: with what the states of `side` hold n chunks later, D^n in, it is to give
-// rowᵀ (f(a + (n + gap) C - b))_ab source, weighted as row errors ask. Singular values below `cut` of the largest are left out,
-// so that no digits are lost between large numbers of opposite sign.
-class OutFit {
- public:
-  OutFit(const Side& side, const std::vector<double>& f, const ExponentialSum& sum, Index gap) {
-    const Index chunk = side.row.rows(), states = side.in.rows(), basis = side.source.cols();
-    const auto length = static_cast<Index>(f.size()), count = std::max<Index>(1, (length - 1) / chunk - gap + 1);
-    std::vector<Index> places;
-    for (double n = 0, step = 1; n < static_cast<double>(count); n += step, step *= n < 32 ? 1 : 1.15) {
-      places.push_back(static_cast<Index>(n));
-    }
-    const auto samples = static_cast<Index>(places.size());
-    Matrix known(samples * basis, states), wanted(samples * basis, side.row.cols()), moved = side.in, entries(chunk, chunk);
-    std::vector<double> values(static_cast<std::size_t>(2 * chunk)), sizes, weights;
-    for (Index k = 0, at = 0; k < samples; ++k) {
-      const Index n = places[static_cast<std::size_t>(k)],
-                  next = k + 1 < samples ? places[static_cast<std::size_t>(k + 1)] : n + 1;
-      for (; at < n; ++at) move_states(side.states, moved);
-      const Index first = (n + gap - 1) * chunk + 1;
-      sum.evaluate(first, values);
-      for (Index d = first; d < std::min(length, first + 2 * chunk); ++d) {
-        values[static_cast<std::size_t>(d - first)] = f[static_cast<std::size_t>(d)];
-      }
-      double size = 0;
-      for (Index a = 0; a < chunk; ++a) {
-        for (Index b = 0; b < chunk; ++b) {
-          entries(a, b) = values[static_cast<std::size_t>(a + chunk - 1 - b)];
-          size = std::max(size, std::abs(entries(a, b)));
-        }
-      }
-      sizes.push_back(size);
-      weights.push_back(static_cast<double>(next - n));
-      known.middleRows(k * basis, basis) = moved.transpose();
-      wanted.middleRows(k * basis, basis) = (side.row.transpose() * entries * side.source).transpose();
-    }
-    const double largest = *std::max_element(sizes.begin(), sizes.end());
-    for (Index k = 0; largest > 0 && k < samples; ++k) {
-      const auto at = static_cast<std::size_t>(k);
-      const double weight = std::sqrt(weights[at] / std::max(sizes[at], 1e-6 * largest));
-      known.middleRows(k * basis, basis) *= weight;
-      wanted.middleRows(k * basis, basis) *= weight;
-    }
-    scale_ = known.colwise().norm().transpose();
-    for (Index q = 0; q < states; ++q) {
-      if (scale_[q] == 0) scale_[q] = 1;
-      known.col(q) /= scale_[q];
-    }
-    const Eigen::BDCSVD<Matrix> svd(known, Eigen::ComputeThinU | Eigen::ComputeThinV);
-    values_ = svd.singularValues();
-    right_ = svd.matrixV();
-    wanted_ = svd.matrixU().transpose() * wanted;
-  }
-
-  Matrix out(double cut) const {
-    Matrix parts = wanted_;
-    for (Index k = 0; k < values_.size(); ++k) parts.row(k) *= values_[k] > cut * values_[0] ? 1 / values_[k] : 0.0;
-    return (scale_.cwiseInverse().asDiagonal() * (right_ * parts)).transpose();
-  }
-
- private:
-  Eigen::VectorXd scale_, values_;
-  Matrix right_, wanted_;
-};
-
 // The worst row's error of the k-th function of a side.
 double error_of(const LearningSide& side, std::size_t k, const Side& form, Index gap, bool all) {
   const std::vector<double>& f = *side.values[k];
@@ -168,35 +104,62 @@ bool is_zero(const std::vector<double>& values) {
   return std::all_of(values.begin(), values.end(), [](double v) { return v == 0; });
 }
 
-// Forms of a side's functions on one set of states; empty where some error is above what is allowed. source: vectors of the
-// moments that states take; row: those that derivatives read.
+// Whether all forms of a side are within what is allowed; quick: at some distances only.
+bool within(const LearningSide& side, const std::vector<Side>& forms, Index gap, const std::vector<double>& allowed,
+            bool quick) {
+  for (std::size_t k = 0; k < forms.size(); ++k) {
+    if (!is_zero(*side.values[k]) && error_of(side, k, forms[k], gap, !quick) > allowed[k]) return false;
+  }
+  return true;
+}
+
+// Forms of a side's functions on the states of all of them; empty where some error is above what is allowed. source: vectors
+// of the moments that states take; row: those that derivatives read.
 template <class T>
-std::vector<Side> forms_on(const LearningSide& side, bool joint, const Matrix& row, const Matrix& source, Index gap,
-                           const std::vector<double>& allowed) {
-  const Index chunk = source.rows();
+std::vector<Side> joint_forms(const LearningSide& side, const Matrix& row, const Matrix& source, Index gap,
+                              const std::vector<double>& allowed) {
   std::vector<Side> forms;
   for (std::size_t k = 0; k < side.sums.size(); ++k) {
-    const States states = states_of(joint ? joint_sum(side.sums, k) : *side.sums[0], chunk, gap);
-    Side form = side_on<T>(states, k == 0 ? side.own : row, source);
-    const bool zero = is_zero(*side.values[k]);
-    if (zero) form.out.setZero();
-    if (!zero && !joint && k > 0) {
-      if (states.row.cols() == 0 || source.cols() == 0) return {};
-      const OutFit fit(form, *side.values[k], *side.sums[k], gap);
-      const double least = sizeof(T) == 4 ? 1e-6 : 1e-11;
-      for (double cut = 1e-3; cut >= least; cut *= 0.1) {
-        form.out = fit.out(cut);
-        round_coefficients<T>(form);
-        if (error_of(side, k, form, gap, false) <= allowed[k]) break;
-      }
-    }
-    if (!zero && error_of(side, k, form, gap, false) > allowed[k]) return {};
-    forms.push_back(std::move(form));
+    const States states = states_of(joint_sum(side.sums, k), source.rows(), gap);
+    forms.push_back(side_on<T>(states, k == 0 ? side.own : row, source));
+    if (is_zero(*side.values[k])) forms.back().out.setZero();
   }
-  for (std::size_t k = 0; k < forms.size(); ++k) {
-    if (!is_zero(*side.values[k]) && error_of(side, k, forms[k], gap, true) > allowed[k]) return {};
-  }
+  if (!within(side, forms, gap, allowed, true) || !within(side, forms, gap, allowed, false)) forms.clear();
   return forms;
+}
+
+// The same on fewer states than `most`: the mask's own and what the derivatives need beside them; empty where there are none.
+template <class T>
+std::vector<Side> shared_forms(const LearningSide& side, const Matrix& row, const Matrix& source, Index gap,
+                               const std::vector<double>& allowed, Index most) {
+  constexpr double kLeastCut = sizeof(T) == 4 ? 1e-6 : 1e-11;
+  if (source.cols() == 0) return {};
+  SharedStates shared(side.sums, side.values, row, source, gap);
+  do {
+    const States states = states_of(shared.sum(), source.rows(), gap);
+    if (states.row.cols() >= most) return {};
+    // A residual is no row error, but of its size.
+    if (states.row.cols() == 0 || shared.residual() > 4 * allowed.back()) continue;
+    std::vector<Side> forms{side_on<T>(states, side.own, source)};
+    const auto at_once = [&](std::size_t k) {
+      forms.push_back(side_on<T>(states, row, source));
+      Side& form = forms.back();
+      if (is_zero(*side.values[k])) {
+        form.out.setZero();
+        return true;
+      }
+      for (double cut = 1e-3; cut >= kLeastCut; cut *= 0.1) {
+        form.out = shared.out(k, form.states, form.in, cut);
+        round_coefficients<T>(form);
+        if (error_of(side, k, form, gap, false) <= allowed[k]) return true;
+      }
+      return false;
+    };
+    bool all = true;
+    for (std::size_t k = 1; all && k < side.sums.size(); ++k) all = at_once(k);
+    if (all && within(side, forms, gap, allowed, false)) return forms;
+  } while (shared.grow());
+  return {};
 }
 
 // forms[0] with the other forms' `out` as its derivatives'. row: the vectors whose moments are met by derivatives, where no
@@ -292,10 +255,10 @@ bool derivative_form(const ToeplitzValues& m, const std::vector<ToeplitzValues>&
     std::vector<std::vector<Side>> found;
     for (std::size_t k = 0; k < sides.size(); ++k) {
       Matrix r = row[k].leftCols(count), s = source[k].leftCols(count);
-      std::vector<Side> forms = forms_on<T>(sides[k], false, r, s, gap, allowed);
-      if (forms.empty()) forms = forms_on<T>(sides[k], true, r, s, gap, allowed);
+      std::vector<Side> forms = joint_forms<T>(sides[k], r, s, gap, allowed);
       if (forms.empty()) break;
-      found.push_back(std::move(forms));
+      std::vector<Side> fewer = shared_forms<T>(sides[k], r, s, gap, allowed, forms[0].in.rows());
+      found.push_back(fewer.empty() ? std::move(forms) : std::move(fewer));
     }
     if (found.size() < sides.size()) continue;
     if (two_sided) {
