@@ -35,8 +35,8 @@ struct States {
   std::vector<double> keep, decay, couple_stored;
 };
 
-// lower: the row's part of a distance is a, the source's gap C - b. Otherwise (upper sides) gap C - a, and b.
-States states_of(const ExponentialSum& sum, Index chunk, Index gap, bool lower = true);
+// The row's part of a distance is a, the source's gap C - b.
+States states_of(const ExponentialSum& sum, Index chunk, Index gap);
 // v := D v for the rows of v (r x R), in place.
 void move_states(const States& s, Matrix& v);
 

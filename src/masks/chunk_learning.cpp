@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <span>
+#include <utility>
 
 #include "masks/chunk_basis.hpp"
 #include "masks/chunk_form.hpp"
@@ -165,12 +166,11 @@ std::vector<Side> shared_forms(const LearningSide& side, const Matrix& row, cons
 // forms[0] with the other forms' `out` as its derivatives'. row: the vectors whose moments are met by derivatives, where no
 // stream of rows brings them.
 template <class T>
-backend::ChunkSide<T> stored_learning(const std::vector<Side>& forms, const Matrix& row, bool lower) {
+backend::ChunkSide<T> stored_learning(const std::vector<Side>& forms, const Matrix& row) {
   Side all = forms[0];
   const Index basis = all.source.cols(), states = all.in.rows(), reads = all.row.cols();
   all.out.conservativeResize(basis, states);
   all.out.bottomRows(basis - reads).setZero();
-  if (!lower) all.row = reversed(all.row), all.source = reversed(all.source);
   backend::ChunkSide<T> side = stored<T>(all);
   side.basis = basis;
   side.reads = reads;
@@ -182,8 +182,7 @@ backend::ChunkSide<T> stored_learning(const std::vector<Side>& forms, const Matr
     side.derivative_out.push_back(std::move(out));
   }
   for (Index p = 0; p < row.cols(); ++p) {
-    for (Index a = 0; a < row.rows(); ++a)
-      side.derivative_row.push_back(static_cast<T>(row(lower ? a : row.rows() - 1 - a, p)));
+    for (Index a = 0; a < row.rows(); ++a) side.derivative_row.push_back(static_cast<T>(row(a, p)));
   }
   return side;
 }
@@ -210,6 +209,31 @@ LearningSide learning_side(const ToeplitzValues& m, const std::vector<ToeplitzVa
   return side;
 }
 
+// Vectors of sources and of rows for each side, the most important first.
+std::pair<std::vector<Matrix>, std::vector<Matrix>> learning_vectors(const std::vector<LearningSide>& sides, bool two_sided,
+                                                                     Index chunk, Index gap, ToleranceKind kind) {
+  std::vector<Matrix> source, row;
+  const auto families = derivative_families(sides.front(), chunk, gap, kind);
+  if (!two_sided) {
+    row.push_back(extended(sides.front().own, families));
+    source.push_back(reversed(row[0]));
+    return {source, row};
+  }
+  const auto joined = [](const std::vector<Matrix>& p, const std::vector<Matrix>& q) {
+    std::vector<Matrix> all;
+    for (const Matrix& f : p) all.push_back(reversed(f));
+    all.insert(all.end(), q.begin(), q.end());
+    return all;
+  };
+  // States of either side meet moments of the other, which its own states need anyway.
+  const bool same = sides.size() == 1;
+  const auto above = same ? families : derivative_families(sides.back(), chunk, gap, kind);
+  source.push_back(extended(reversed(sides.front().own), joined(families, above)));
+  row.push_back(same ? source[0] : extended(reversed(sides.back().own), joined(above, families)));
+  if (!same) source.push_back(row[0]), row.push_back(source[0]);
+  return {source, row};
+}
+
 }  // namespace
 
 template <class T>
@@ -218,43 +242,27 @@ bool derivative_form(const ToeplitzValues& m, const std::vector<ToeplitzValues>&
   form = basis.product;
   const Index chunk = form.chunk, gap = form.gap;
   if (form.length <= gap * chunk) return true;
-  const bool two_sided = m.has_lower && m.has_upper, same = two_sided && m.symmetric;
-  // Those below the diagonal first. What is below serves what is above too where both are the same.
-  std::vector<LearningSide> sides;
-  if (m.has_lower) sides.push_back(learning_side(m, derivatives, true, same, form.lower.basis, chunk, gap, kind));
-  if (m.has_upper && !same) sides.push_back(learning_side(m, derivatives, false, false, form.upper.basis, chunk, gap, kind));
+  if (!m.has_lower) return false;
+  const bool two_sided = m.has_upper, same = two_sided && m.symmetric;
+  // What is below the diagonal serves what is above too where both are the same.
+  std::vector<LearningSide> sides{learning_side(m, derivatives, true, same, form.lower.basis, chunk, gap, kind)};
+  if (two_sided && !same) sides.push_back(learning_side(m, derivatives, false, false, form.upper.basis, chunk, gap, kind));
   const double least = std::max(tolerance, 16.0 * static_cast<double>(std::numeric_limits<T>::epsilon()));
-  std::vector<double> allowed(derivatives.size() + 1, least);
+  // Two different sides share what is allowed in a row.
+  std::vector<double> allowed(derivatives.size() + 1, two_sided && !same ? least / 2 : least);
   // The mask itself as its product was certified, of whatever kind its tolerance is.
   allowed[0] = std::max(least, basis.certificate.row.value_or(least));
 
-  // Vectors of sources and of rows. Two-sided: states of either meet moments of the other, which its own states need anyway.
-  std::vector<Matrix> source, row;
-  const auto turned = [](std::vector<Matrix> families) {
-    for (Matrix& f : families) f = reversed(f);
-    return families;
-  };
-  const auto families = derivative_families(sides.front(), chunk, gap, kind);
-  if (two_sided) {
-    const auto above = same ? families : derivative_families(sides.back(), chunk, gap, kind);
-    const auto joined = [](std::vector<Matrix> p, const std::vector<Matrix>& q) {
-      p.insert(p.end(), q.begin(), q.end());
-      return p;
-    };
-    source.push_back(extended(reversed(sides.front().own), joined(turned(families), above)));
-    row.push_back(same ? source[0] : extended(reversed(sides.back().own), joined(turned(above), families)));
-    if (!same) source.push_back(row[0]), row.push_back(source[0]);
-  } else {
-    row.push_back(extended(sides.front().own, families));
-    source.push_back(reversed(row[0]));
-  }
+  const std::pair<std::vector<Matrix>, std::vector<Matrix>> vectors = learning_vectors(sides, two_sided, chunk, gap, kind);
+  const std::vector<Matrix>& source = vectors.first;
+  const std::vector<Matrix>& row = vectors.second;
   Index fewest = 0, most = kMost;
   for (const LearningSide& s : sides) fewest = std::max(fewest, s.own.cols());
   for (const Matrix& v : source) most = std::min(most, v.cols());
   for (Index count = fewest; count <= most; ++count) {
     std::vector<std::vector<Side>> found;
     for (std::size_t k = 0; k < sides.size(); ++k) {
-      Matrix r = row[k].leftCols(count), s = source[k].leftCols(count);
+      const Matrix r = row[k].leftCols(count), s = source[k].leftCols(count);
       std::vector<Side> forms = joint_forms<T>(sides[k], r, s, gap, allowed);
       if (forms.empty()) break;
       std::vector<Side> fewer = shared_forms<T>(sides[k], r, s, gap, allowed, forms[0].in.rows());
@@ -262,10 +270,10 @@ bool derivative_form(const ToeplitzValues& m, const std::vector<ToeplitzValues>&
     }
     if (found.size() < sides.size()) continue;
     if (two_sided) {
-      form.lower = stored_learning<T>(found.front(), Matrix(chunk, 0), true);
-      form.rows_below = stored_learning<T>(found.back(), Matrix(chunk, 0), true);
+      form.lower = stored_learning<T>(found.front(), Matrix(chunk, 0));
+      form.rows_below = stored_learning<T>(found.back(), Matrix(chunk, 0));
     } else {
-      (m.has_lower ? form.lower : form.upper) = stored_learning<T>(found.front(), row[0].leftCols(count), m.has_lower);
+      form.lower = stored_learning<T>(found.front(), row[0].leftCols(count));
     }
     return true;
   }
