@@ -39,32 +39,43 @@ HWY_INLINE void add_strided(Index depth, const T* HWY_RESTRICT x, Index x_step, 
   }
 }
 
-// out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * width + .], r < rows; width: whole vectors.
+// out[r * out_step + .] = sum_{k < depth} a[k * a_step + r] b[k * b_step + .], r < rows, for V vectors.
+template <int V, class T>
+HWY_INLINE void outer_products_of(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b,
+                                  Index b_step, T* HWY_RESTRICT out, Index out_step) {
+  const Wide<T> d;
+  for (Index i = 0; i < rows;) {
+    i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
+      constexpr int R = height;
+      Accumulator<T, R, V> acc;
+      clear(acc);
+      multiply_accumulate<T, R, V>(depth, a + i, 1, a_step, b, b_step, acc);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        if (i + r < rows) {
+#pragma GCC unroll 2
+          for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * out_step + v * kLanes<T>);
+        }
+      }
+    });
+  }
+}
+
+// f(column, Constant<V>()) for the columns of `width`, whole vectors, two at a time.
+template <class T, class F>
+HWY_INLINE void for_column_vectors(Index width, const F& f) {
+  Index column = 0;
+  for (; column + kPanel<T> <= width; column += kPanel<T>) f(column, Constant<2>());
+  if (column < width) f(column, Constant<1>());
+}
+
+// The same for all columns of b and out, whole vectors, both `width` wide.
 template <class T>
 void outer_products(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b, Index width,
                     T* HWY_RESTRICT out) {
-  const Wide<T> d;
-  const auto tile = [&](Index column, auto vectors) HWY_ATTR {
-    constexpr int V = vectors;
-    for (Index i = 0; i < rows;) {
-      i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
-        constexpr int R = height;
-        Accumulator<T, R, V> acc;
-        clear(acc);
-        multiply_accumulate<T, R, V>(depth, a + i, 1, a_step, b + column, width, acc);
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-          if (i + r < rows) {
-#pragma GCC unroll 2
-            for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * width + column + v * kLanes<T>);
-          }
-        }
-      });
-    }
-  };
-  Index column = 0;
-  for (; column + kPanel<T> <= width; column += kPanel<T>) tile(column, Constant<2>());
-  if (column < width) tile(column, Constant<1>());
+  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+    outer_products_of<vectors>(depth, a, a_step, rows, b + column, width, out + column, width);
+  });
 }
 
 // Rows `step` apart, whole vectors and whole register tiles of whose columns may be read.
@@ -74,14 +85,6 @@ struct PlainRows {
   Index step;
   const T* row(Index i) const { return data + i * step; }
 };
-
-// f(column, Constant<V>()) for the columns of `width`, whole vectors, two at a time.
-template <class T, class F>
-HWY_INLINE void for_column_vectors(Index width, const F& f) {
-  Index column = 0;
-  for (; column + kPanel<T> <= width; column += kPanel<T>) f(column, Constant<2>());
-  if (column < width) f(column, Constant<1>());
-}
 
 // acc[r][v] += sum_{k < depth} a[r * a_row + k] b[k * b_step + v * kLanes ..]: the register tile with a's own rows. Every third
 // row has a pointer: those between are a displacement of one or two strides, which addresses hold.
@@ -162,33 +165,29 @@ HWY_INLINE void scale_rows(Index rows, Index width, const T* HWY_RESTRICT factor
   }
 }
 
-// y[k] = factor_k x[k] as scale_rows, and sum[l] = sum_k last_k y[k][l].
-template <class T>
-HWY_INLINE void scale_and_sum_rows(Index rows, Index width, const T* HWY_RESTRICT factor, const T* HWY_RESTRICT last,
-                                   PlainRows<T> x, T* HWY_RESTRICT y, T* HWY_RESTRICT sum) {
+// y[k] = factor_k x[k] for V vectors of each row, those of y kPanel apart, and sum = sum_k last_k y[k].
+template <int V, class T>
+HWY_INLINE void scale_and_sum_rows(Index rows, const T* HWY_RESTRICT factor, const T* HWY_RESTRICT last,
+                                   const T* HWY_RESTRICT x, Index x_step, T* HWY_RESTRICT y, T* HWY_RESTRICT sum) {
   const Wide<T> d;
-  const auto part = [&](Index l, auto vectors) HWY_ATTR {
-    constexpr int V = vectors;
-    hn::Vec<Wide<T>> total[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) total[v] = hn::Zero(d);
-    const T* HWY_RESTRICT from = x.data + l;
-    T* HWY_RESTRICT to = y + l;
-    for (Index k = 0; k < rows; ++k, from += x.step, to += width) {
-      const auto f = hn::Set(d, factor[k]), z = hn::Set(d, last[k]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        const auto scaled = hn::Mul(f, hn::LoadU(d, from + v * kLanes<T>));
-        hn::Store(scaled, d, to + v * kLanes<T>);
-        total[v] = hn::MulAdd(z, scaled, total[v]);
-      }
+  // Two chains each.
+  hn::Vec<Wide<T>> total[2][V];
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) total[0][v] = total[1][v] = hn::Zero(d);
+  const auto row = [&](Index k, hn::Vec<Wide<T>>(&to)[V]) HWY_ATTR {
+    const auto f = hn::Set(d, factor[k]), z = hn::Set(d, last[k]);
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      const auto scaled = hn::Mul(f, hn::LoadU(d, x + k * x_step + v * kLanes<T>));
+      hn::Store(scaled, d, y + k * kPanel<T> + v * kLanes<T>);
+      to[v] = hn::MulAdd(z, scaled, to[v]);
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) hn::Store(total[v], d, sum + l + v * kLanes<T>);
   };
-  Index l = 0;
-  for (; l + 4 * kLanes<T> <= width; l += 4 * kLanes<T>) part(l, Constant<4>());
-  for (; l < width; l += kLanes<T>) part(l, Constant<1>());
+  Index k = 0;
+  for (; k + 2 <= rows; k += 2) row(k, total[0]), row(k + 1, total[1]);
+  if (k < rows) row(k, total[0]);
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) hn::Store(hn::Add(total[0][v], total[1][v]), d, sum + v * kLanes<T>);
 }
 
 // y[l] = sum_k factor_k x[k][l].

@@ -44,7 +44,7 @@ struct ChunkBackwardScratch {
     const Index chunk = call.mask->chunk, m = call.m, c = call.c, vector = g_.panel / 2;
     plain_m = take(chunk * call.m_pad + g_.rows);
     plain_c = take(chunk * call.c_pad + g_.rows);
-    weighted = take(chunk * call.m_pad);
+    weighted = take(chunk * g_.panel);
     factor = take(chunk);
     x = take(chunk * call.c_pad);
     b = take(chunk * call.m_pad);

@@ -51,20 +51,28 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
   }
   const PlainRows<T> f = plain_rows(factor, t0, n, call.m_pad, scratch + at.plain_m);
   const PlainRows<T> v = value ? plain_rows(value, t0, n, call.c_pad, scratch + at.plain_c) : PlainRows<T>{};
-  // The next chunk of the sweep is asked for in as many parts as there are products to wait behind.
+  // A panel of columns stays in the first cache for all vectors of the basis. The next chunk of the sweep is asked for in as
+  // many parts as there are products to wait behind.
   const Index next = upward ? chunk + 1 : chunk - 1, coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
-  for (Index p = 0; p < basis; ++p) {
-    T* to = moments + p * call.step;
-    const Index first = p * coming / basis, count = (p + 1) * coming / basis - first;
-    prefetch_rows<false>(factor, call.begin(next) + first, count);
-    if (value) prefetch_rows<false>(value, call.begin(next) + first, count);
-    scale_and_sum_rows(n, call.m_pad, weights + p * call.mask->chunk, lasts, f, weighted, to + call.c * call.m_pad);
-    if (value) {
-      outer_products(n, v.data, v.step, call.c, weighted, call.m_pad, to);
-    } else {
-      std::fill_n(to, call.c * call.m_pad, T(0));
+  const Index parts = (call.m_pad + kPanel<T> - 1) / kPanel<T> * basis;
+  Index asked = 0, part = 0;
+  for_column_vectors<T>(call.m_pad, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    for (Index p = 0; p < basis; ++p) {
+      const Index count = ++part * coming / parts - asked;
+      prefetch_rows<false>(factor, call.begin(next) + asked, count);
+      if (value) prefetch_rows<false>(value, call.begin(next) + asked, count);
+      asked += count;
+      T* to = moments + p * call.step + column;
+      scale_and_sum_rows<V>(n, weights + p * call.mask->chunk, lasts, f.data + column, f.step, weighted,
+                            to + call.c * call.m_pad);
+      if (value) {
+        outer_products_of<V>(n, v.data, v.step, call.c, weighted, kPanel<T>, to, call.m_pad);
+      } else {
+        for (Index k = 0; k < call.c; ++k) std::fill_n(to + k * call.m_pad, V * kLanes<T>, T(0));
+      }
     }
-  }
+  });
 }
 
 template <class T>
