@@ -7,9 +7,10 @@
 //                                                                             x_bar_j += sum_p source_p(j) (U_p without its
 //                                                                             last row) b_j
 // the lower side's sources with the upper side's rows (both come from chunks below), and the other way round. The gradient by a
-// parameter is <moments of the chunk's rows, states of sources read with the derivative's coefficients>.
-// Near tiles: a_bar by tiles of rows, b_bar and x_bar by tiles of sources, so that no task writes to another's chunk; the own
-// chunk's tile serves all three.
+// parameter is <moments of the chunk's rows, states of sources read with the derivative's coefficients>; with derivatives on
+// both sides the way up also has <moments of its sources, states of rows ..>, and the way down has none. Near tiles: a_bar by
+// tiles of rows, b_bar and x_bar by tiles of sources, so that no task writes to another's chunk; the own chunk's tile serves
+// all three.
 #include "backend/chunked.hpp"
 #include "backend/cpu/chunked_backward_call.hpp"
 #include "backend/cpu/parallel.hpp"
