@@ -144,7 +144,7 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
     const bool own_rows = tile.distance == 0 && call.want_a;
     const bool parts = !(call.mask->has_lower && call.mask->has_upper) && tile.distance == 0;
     if (parts && own_rows) std::fill_n(p, padded_rows(ni) * step, T(0));
-    if (near_bar != nullptr) std::fill_n(scratch + at.q, padded_rows(ni) * q_step + 2 * kLanes<T>, T(0));
+    if (near_bar != nullptr) std::fill_n(scratch + at.q, padded_rows(ni) * q_step, T(0));
     for (Index j = 0; j < nj; j += kPanel<T>) {
       Index from, end;
       visible_sources(mask, j0 + j, kPanel<T>, i0, ni, from, end);
