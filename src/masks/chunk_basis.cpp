@@ -30,113 +30,7 @@ SideProblem side_problem(const std::vector<double>& f, const ExponentialSum& sum
   return p;
 }
 
-// `which` of the sums: 0 the mask, k its k-th derivative. All sums' terms, those of the others with coefficient 0, so that the
-// states are the same for all.
-ExponentialSum joint_sum(const std::vector<const ExponentialSum*>& sums, std::size_t which) {
-  ExponentialSum joint;
-  for (std::size_t k = 0; k < sums.size(); ++k) {
-    for (ExponentialTerm t : sums[k]->terms) {
-      if (k != which) t.coefficient = 0;
-      joint.terms.push_back(t);
-    }
-  }
-  return joint;
-}
-
-// An orthonormal basis: `own` of the mask's first, then what the derivatives' families add to it, by falling weight.
-Matrix joint_basis(const std::vector<const ExponentialSum*>& sums, Index own, Index length, Index chunk, Index gap,
-                   ToleranceKind kind) {
-  const Index first = (gap - 1) * chunk + 1;
-  Matrix basis = sums[0]->terms.empty() ? Matrix(chunk, 0) : Matrix(basis_of(*sums[0], length, chunk, gap, kind).leftCols(own));
-  Matrix rest(chunk, 0);
-  for (std::size_t k = 1; k < sums.size(); ++k) {
-    const auto evaluate = [&](Index t, std::span<double> out) { sums[k]->evaluate(t, out); };
-    const auto family = left_vectors(weighted_family(first, std::max(first + 2 * chunk, length), chunk, kind, evaluate));
-    const double norm = family.singularValues().norm();
-    if (norm == 0) continue;
-    const Index columns = rest.cols();
-    rest.conservativeResize(Eigen::NoChange, columns + family.matrixV().cols());
-    rest.rightCols(family.matrixV().cols()) = family.matrixV() * (family.singularValues() / norm).asDiagonal();
-  }
-  if (rest.cols() == 0) return basis;
-  // Twice: once leaves what rounding makes of the large parts.
-  for (int pass = 0; pass < 2; ++pass) rest -= basis * (basis.transpose() * rest);
-  const Matrix more = left_vectors(rest).matrixV();
-  Matrix all(chunk, basis.cols() + more.cols());
-  all << basis, more;
-  return all;
-}
-
-template <class T>
-Side joint_side(const States& states, const Matrix& basis, Index count, bool lower) {
-  Side s;
-  s.states = states;
-  store_moves<T>(s.states);
-  const Matrix vectors = basis.leftCols(std::min(count, basis.cols())), turned = vectors.colwise().reverse();
-  s.row = lower ? vectors : turned;
-  s.source = lower ? turned : vectors;
-  round_all<T>(s.row);
-  round_all<T>(s.source);
-  s.out = vectors.transpose() * (lower ? states.row : Matrix(states.row.colwise().reverse()));
-  s.in = states.source.transpose() * (lower ? turned : vectors);
-  return s;
-}
-
 }  // namespace
-
-template <class T>
-bool derivative_form(const ToeplitzValues& m, const SideSums& own_sums, const std::vector<ToeplitzDerivative>& derivatives,
-                     const ChunkBasis<T>& basis, double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form,
-                     const SetUpWatch& watch) {
-  form = basis.product;
-  const Index chunk = form.chunk, gap = form.gap, length = form.length;
-  constexpr Index kMost = 32;
-  for (const bool lower : {true, false}) {
-    backend::ChunkSide<T>& side = lower ? form.lower : form.upper;
-    if (!(lower ? m.has_lower : m.has_upper) || length <= gap * chunk) {
-      side.derivative_out.assign(derivatives.size(), std::vector<double>());
-      continue;
-    }
-    const bool first = lower || m.symmetric;
-    std::vector<const ExponentialSum*> sums{first ? &own_sums.lower : &own_sums.upper};
-    for (const ToeplitzDerivative& d : derivatives) sums.push_back(first ? &d.sums.lower : &d.sums.upper);
-    const Index own = side.basis;
-    const Matrix vectors = joint_basis(sums, std::min(own, chunk), length, chunk, gap, kind);
-    const auto states = [&](std::size_t which) { return states_of(joint_sum(sums, which), chunk, gap, lower); };
-    bool within = false;
-    Index count = std::min(own, vectors.cols());
-    for (; !within && count <= std::min(kMost, vectors.cols()); ++count) {
-      within = true;
-      for (std::size_t k = 1; within && k < sums.size(); ++k) {
-        const ToeplitzValues& d = derivatives[k - 1].values;
-        const std::vector<double>& values = first ? d.lower : d.upper;
-        double largest = 0;
-        for (const double v : values) largest = std::max(largest, std::abs(v));
-        if (largest == 0) continue;
-        // As a lower side: errors of an upper one are the same, row and source changed.
-        const Side trial = joint_side<T>(states_of(joint_sum(sums, k), chunk, gap, true), vectors, count, true);
-        Errors e = errors_of(trial, values, std::numeric_limits<double>::infinity(), gap, true, watch);
-        const double error =
-            worst_row(lower || m.symmetric ? &e : nullptr, !lower || m.symmetric ? &e : nullptr, d, 0, chunk, gap);
-        within = error <= std::max(tolerance, 16.0 * static_cast<double>(std::numeric_limits<T>::epsilon()));
-      }
-    }
-    if (!within) return false;
-    --count;
-    const Side f = joint_side<T>(states(0), vectors, count, lower);
-    side = stored<T>(f);
-    side.reads = std::min(own, count);
-    for (std::size_t k = 1; k < sums.size(); ++k) {
-      const Side g = joint_side<T>(states(k), vectors, count, lower);
-      std::vector<double> out;
-      for (Index p = 0; p < g.out.rows(); ++p) {
-        for (Index q = 0; q < g.out.cols(); ++q) out.push_back(g.out(p, q));
-      }
-      side.derivative_out.push_back(std::move(out));
-    }
-  }
-  return true;
-}
 
 template <class T>
 ChunkBasis<T> chunk_basis(const ToeplitzValues& m, const SideSums& sums, Index chunk, Index gap, double tolerance,
@@ -217,13 +111,6 @@ ChunkBasis<T> chunk_basis(const ToeplitzValues& m, const SideSums& sums, Index c
   }
   return result;
 }
-
-template bool derivative_form(const ToeplitzValues&, const SideSums&, const std::vector<ToeplitzDerivative>&,
-                              const ChunkBasis<float>&, double, ToleranceKind, backend::ChunkedToeplitz<float>&,
-                              const SetUpWatch&);
-template bool derivative_form(const ToeplitzValues&, const SideSums&, const std::vector<ToeplitzDerivative>&,
-                              const ChunkBasis<double>&, double, ToleranceKind, backend::ChunkedToeplitz<double>&,
-                              const SetUpWatch&);
 
 Index far_rank(const std::vector<double>& values, Index chunk, Index gap, double tolerance, ToleranceKind kind, Index most) {
   constexpr Index kNarrow = 32;

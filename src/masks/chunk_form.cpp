@@ -9,7 +9,7 @@
 
 namespace espalier::chunk_form {
 
-States states_of(const ExponentialSum& sum, Index chunk, Index gap, bool lower) {
+States states_of(const ExponentialSum& sum, Index chunk, Index gap) {
   States s;
   const std::vector<DecayGroup> groups = decay_groups(sum);
   Index count = 0;
@@ -23,8 +23,7 @@ States states_of(const ExponentialSum& sum, Index chunk, Index gap, bool lower) 
     const Index first = q;
     for (int j = powers - 1; j >= 0; --j, q += width) {
       for (Index i = 0; i < chunk; ++i) {
-        const double near = static_cast<double>(i), far = static_cast<double>(gap * chunk - i);
-        const double a = lower ? near : far, t = lower ? far : near;
+        const double a = static_cast<double>(i), t = static_cast<double>(gap * chunk - i);
         std::complex<double> row = 0;
         for (int k = j; k < powers; ++k) {
           row += g.coefficients[static_cast<std::size_t>(k)] * (factorial(k) / factorial(k - j) * std::pow(a, k - j));
@@ -103,7 +102,7 @@ Index next_step(Index n, bool all) {
 }  // namespace
 
 Errors errors_of(const Side& side, const std::vector<double>& f, double least, Index gap, bool all, const SetUpWatch& watch) {
-  const Index chunk = side.row.rows(), basis = side.row.cols(), length = static_cast<Index>(f.size());
+  const Index chunk = side.row.rows(), basis = side.source.cols(), length = static_cast<Index>(f.size());
   const Index count = std::max<Index>(0, (length - 1) / chunk - gap + 1);
   Errors e;
   e.by_row.setZero(count, chunk);

@@ -35,8 +35,8 @@ struct States {
   std::vector<double> keep, decay, couple_stored;
 };
 
-// lower: the row's part of a distance is a, the source's gap C - b. Otherwise (upper sides) gap C - a, and b.
-States states_of(const ExponentialSum& sum, Index chunk, Index gap, bool lower = true);
+// The row's part of a distance is a, the source's gap C - b.
+States states_of(const ExponentialSum& sum, Index chunk, Index gap);
 // v := D v for the rows of v (r x R), in place.
 void move_states(const States& s, Matrix& v);
 
@@ -102,12 +102,21 @@ void round_all(Matrix& m) {
   m = m.unaryExpr([](double x) { return rounded<T>(x); });
 }
 
-// One side as a lower side: basis x states, and what the kernels will store.
+// One side as a lower side: basis x states, and what the kernels will store. Derivatives may have as many other vectors on
+// either side.
 struct Side {
   States states;
   Matrix row, source;  // [C, R]
   Matrix in, out;      // [r, R], [R, r]
 };
+
+template <class T>
+void round_coefficients(Side& s) {
+  // Matrices of turning pairs are made anew at every step; others are stored.
+  if (std::any_of(s.states.angle.begin(), s.states.angle.end(), [](double a) { return a != 0; })) return;
+  round_all<T>(s.in);
+  round_all<T>(s.out);
+}
 
 template <class T>
 Side project(const States& states, const Matrix& basis, Index count) {
@@ -128,11 +137,7 @@ Side project(const States& states, const Matrix& basis, Index count) {
   }
   round_all<T>(s.row);
   round_all<T>(s.source);
-  // Matrices of turning pairs are made anew at every step; others are stored.
-  if (std::all_of(states.angle.begin(), states.angle.end(), [](double a) { return a == 0; })) {
-    round_all<T>(s.in);
-    round_all<T>(s.out);
-  }
+  round_coefficients<T>(s);
   return s;
 }
 

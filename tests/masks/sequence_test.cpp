@@ -273,6 +273,133 @@ TEST_CASE("sequence gradients: signed offsets and a scale of 0, by every engine 
   }
 }
 
+namespace {
+
+// Inputs between 1/2 and 1 and what they give, rows `stride` apart with a mark between them.
+template <class T>
+struct LearningRun {
+  Index n, m, c, stride;
+  std::vector<T> a, b, x, y_bar, r_bar, a_bar, b_bar, x_bar, p;
+
+  LearningRun(Index length, Index rank, Index columns, Index row_stride)
+      : n(length), m(rank), c(columns), stride(row_stride), a(rows()), b(a), x(a), y_bar(a), a_bar(a), b_bar(a), x_bar(a) {
+    const Random random(7);
+    for (Index i = 0; i < n; ++i) {
+      for (Index k = 0; k < std::max(m, c); ++k) {
+        const auto at = static_cast<std::size_t>(i * stride + k);
+        const auto next = 4 * static_cast<std::uint64_t>(i * 1000 + k);
+        const auto value = [&](std::uint64_t which) { return static_cast<T>(0.5 + 0.5 * random.uniform(next + which)); };
+        if (k < m) a[at] = value(0), b[at] = value(1);
+        if (k < c) x[at] = value(2), y_bar[at] = value(3);
+      }
+      r_bar.push_back(static_cast<T>(0.5 + 0.5 * random.uniform(static_cast<std::uint64_t>(900000 + i))));
+    }
+  }
+  std::vector<T> rows() const { return std::vector<T>(static_cast<std::size_t>(n * stride), T(-7)); }
+
+  void run(const Mask<T>& mask, int threads) {
+    p.assign(mask.parameters().size(), T(0));
+    const auto view = [&](auto& v, Index columns) { return MatrixView<T>(v.data(), n, columns, stride); };
+    mask.multiply_low_rank_vjp({view(a, m), view(b, m), view(x, c)}, {view(y_bar, c), {r_bar.data(), n}},
+                               {view(a_bar, m), view(b_bar, m), view(x_bar, c), {p.data(), static_cast<Index>(p.size())}},
+                               {.threads = threads});
+  }
+  // The gradients alone, rows close together; false for a mark that is gone.
+  bool gradients(std::vector<T>& all) const {
+    all = p;
+    bool kept = true;
+    const auto add = [&](const std::vector<T>& v, Index columns) {
+      for (std::size_t k = 0; k < v.size(); ++k) {
+        if (static_cast<Index>(k) % stride < columns) {
+          all.push_back(v[k]);
+        } else {
+          kept = kept && v[k] == T(-7);
+        }
+      }
+    };
+    add(a_bar, m), add(b_bar, m), add(x_bar, c);
+    return kept;
+  }
+};
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("sequence gradients: whole and partial chunks, rows as they lie or copied, any number of threads", T, float,
+                   double) {
+  struct Learned {
+    DistanceFunction f;
+    Distance distance;
+    bool causal;
+    Index n, m, c;
+  };
+  const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-8;
+  for (const Learned& l :
+       std::vector<Learned>{{StretchedExponential{9, 0.5}, Distance::l1, false, 320, 64, 64},
+                            {Rational{4}, Distance::l1, false, 333, 61, 18},
+                            {Rational{4}, Distance::l1, true, 320, 32, 64},
+                            {Gaussian{60}, Distance::l1, true, 331, 16, 33},
+                            {DampedCosine{1 / 50.0, 1 / 40.0}, Distance::l1, false, 386, 32, 16},
+                            {ExponentiatedPolynomial{{0, 2e-3, -1e-4}}, Distance::offset, false, 333, 48, 64}}) {
+    CAPTURE(l.f.name());
+    CAPTURE(l.n);
+    const GridMask<T> mask({l.n}, l.f, l.distance, forced<T>("exponentials", tolerance, l.causal));
+    LearningRun<T> run(l.n, l.m, l.c, std::max(l.m, l.c)), apart(l.n, l.m, l.c, 300);
+    std::vector<T> got, again;
+    run.run(mask, 1);
+    CHECK(run.gradients(got));
+    apart.run(mask, 1);
+    CHECK(apart.gradients(again));
+    CHECK(got == again);
+    run.run(mask, 3);
+    CHECK(run.gradients(again));
+    CHECK(got == again);
+
+    // By the definition. W and S differ from place to place by 4 times at most: errors of a row count 16-fold in what W ∘ S is
+    // summed with.
+    const auto at = [](const std::vector<T>& v, Index i, Index k, Index stride) {
+      return static_cast<double>(v[static_cast<std::size_t>(i * stride + k)]);
+    };
+    DenseMatrix a_bar(l.n, l.m), b_bar(l.n, l.m), x_bar(l.n, l.c), sizes(l.n, 3);
+    std::vector<double> p(run.p.size()), p_size(p.size());
+    for (Index i = 0; i < l.n; ++i) {
+      for (Index j = 0; j < (l.causal ? i + 1 : l.n); ++j) {
+        const double d = l.distance == Distance::offset ? static_cast<double>(i - j) : std::abs(static_cast<double>(i - j));
+        double s = 0, w = static_cast<double>(run.r_bar[static_cast<std::size_t>(i)]);
+        for (Index k = 0; k < l.m; ++k) s += at(run.a, i, k, run.stride) * at(run.b, j, k, run.stride);
+        for (Index k = 0; k < l.c; ++k) w += at(run.y_bar, i, k, run.stride) * at(run.x, j, k, run.stride);
+        const double f = l.f(d);
+        sizes(i, 0) += std::abs(f) * w, sizes(j, 1) += std::abs(f) * w, sizes(j, 2) += std::abs(f) * s;
+        for (Index k = 0; k < l.m; ++k) {
+          a_bar(i, k) += f * w * at(run.b, j, k, run.stride);
+          b_bar(j, k) += f * w * at(run.a, i, k, run.stride);
+        }
+        for (Index k = 0; k < l.c; ++k) x_bar(j, k) += f * s * at(run.y_bar, i, k, run.stride);
+        for (std::size_t k = 0; k < p.size(); ++k) {
+          const double part = l.f.derivative(k, d) * s * w;
+          p[k] += part, p_size[k] += std::abs(part);
+        }
+      }
+    }
+    const double allowed = 16 * bound<T>(tolerance);
+    const auto worst = [&](const DenseMatrix& exact, const std::vector<T>& v, Index size) {
+      double most = 0;
+      for (Index i = 0; i < l.n; ++i) {
+        for (Index k = 0; k < exact.cols; ++k) most = std::max(most, std::abs(at(v, i, k, run.stride) - exact(i, k)));
+      }
+      double norm = 0;
+      for (Index i = 0; i < l.n; ++i) norm = std::max(norm, sizes(i, size));
+      return most / norm;
+    };
+    CHECK(worst(a_bar, run.a_bar, 0) <= allowed);
+    CHECK(worst(b_bar, run.b_bar, 1) <= allowed);
+    CHECK(worst(x_bar, run.x_bar, 2) <= allowed);
+    for (std::size_t k = 0; k < p.size(); ++k) {
+      CAPTURE(k);
+      CHECK(std::abs(static_cast<double>(run.p[k]) - p[k]) <= allowed * p_size[k]);
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("sequence engines: many waves, the same bits for any number of threads", T, float, double) {
   const Index n = 9001, m = 16, c = 40;
   const Random random(5);

@@ -1,4 +1,4 @@
-// Gradients by the parameters of far entries: moments of rows against states of sources.
+// Gradients by the parameters of far entries: states against the moments that they would meet.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Included once per instruction set by Highway's foreach_target (hence no #pragma once); see chunked_vjp.cpp.
@@ -11,11 +11,6 @@
 
 #include <hwy/highway.h>
 
-#include <algorithm>
-
-#include "backend/cpu/chunk_kernels-inl.hpp"
-#include "backend/cpu/chunked_backward_call.hpp"
-#include "backend/cpu/packing-inl.hpp"
 #include "backend/cpu/register_tile-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -23,80 +18,65 @@ namespace espalier::backend {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// out[k] += sum over elements [from, to) of sum_q S_q sum_p derivative_k[q, p] moments_p.
-template <int R, class T>
-HWY_INLINE void derivative_dot_of(Index states, Index count, const T* HWY_RESTRICT coefficients, Index step, Index from,
-                                  Index to, const T* HWY_RESTRICT moments, const T* HWY_RESTRICT state, double* out) {
-  constexpr int V = 2 * R + 4 <= (kRows == 12 ? 32 : 16) ? 2 : 1;
+// out[q * count + p] = sum over elements [from, to) of state_q moment_p for Q states and P moments, all of them in registers.
+template <int Q, int P, class T>
+HWY_INLINE void dot_tile(Index step, Index from, Index to, const T* HWY_RESTRICT state, const T* HWY_RESTRICT moments,
+                         Index count, T* HWY_RESTRICT out) {
   const Wide<T> d;
-  const auto part = [&](const T* z, Index u, auto vectors) HWY_ATTR {
-    constexpr int W = vectors;
-    hn::Vec<Wide<T>> p[R][W], sum[W];
-#pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 2
-      for (int v = 0; v < W; ++v) p[i][v] = hn::LoadU(d, moments + i * step + u + v * kLanes<T>);
+  hn::Vec<Wide<T>> sum[Q][P];
+#pragma GCC unroll 4
+  for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 5
+    for (int p = 0; p < P; ++p) sum[q][p] = hn::Zero(d);
+  }
+  for (Index u = from; u < to; u += kLanes<T>) {
+    hn::Vec<Wide<T>> m[P];
+#pragma GCC unroll 5
+    for (int p = 0; p < P; ++p) m[p] = hn::LoadU(d, moments + p * step + u);
+#pragma GCC unroll 4
+    for (int q = 0; q < Q; ++q) {
+      const auto s = hn::LoadU(d, state + q * step + u);
+#pragma GCC unroll 5
+      for (int p = 0; p < P; ++p) sum[q][p] = hn::MulAdd(s, m[p], sum[q][p]);
     }
-#pragma GCC unroll 2
-    for (int v = 0; v < W; ++v) sum[v] = hn::Zero(d);
-    for (Index q = 0; q < states; ++q, z += R) {
-      hn::Vec<Wide<T>> t[W];
-#pragma GCC unroll 2
-      for (int v = 0; v < W; ++v) t[v] = hn::Zero(d);
-#pragma GCC unroll 8
-      for (int i = 0; i < R; ++i) {
-        const auto w = hn::Set(d, z[i]);
-#pragma GCC unroll 2
-        for (int v = 0; v < W; ++v) t[v] = hn::MulAdd(w, p[i][v], t[v]);
-      }
-#pragma GCC unroll 2
-      for (int v = 0; v < W; ++v) sum[v] = hn::MulAdd(t[v], hn::LoadU(d, state + q * step + u + v * kLanes<T>), sum[v]);
-    }
-    for (int v = 1; v < W; ++v) sum[0] = hn::Add(sum[0], sum[v]);
-    return sum[0];
-  };
-  for (Index k = 0; k < count; ++k) {
-    const T* z = coefficients + k * states * R;
-    auto total = hn::Zero(d);
-    Index u = from;
-    for (; u + V * kLanes<T> <= to; u += V * kLanes<T>) total = hn::Add(total, part(z, u, Constant<V>()));
-    for (; u < to; u += kLanes<T>) total = hn::Add(total, part(z, u, Constant<1>()));
-    out[k] += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, total)));
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 5
+    for (int p = 0; p < P; ++p) out[q * count + p] = hn::GetLane(hn::SumOfLanes(d, sum[q][p]));
   }
 }
 
-template <class T>
-void derivative_dot(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to,
-                    const T* moments, const T* state, double* out) {
-  switch (basis) {
-#define ESPALIER_DOT(R) \
-  case R:               \
-    return derivative_dot_of<R>(states, count, coefficients, step, from, to, moments, state, out);
-    ESPALIER_DOT(1)
-    ESPALIER_DOT(2)
-    ESPALIER_DOT(3)
-    ESPALIER_DOT(4)
-    ESPALIER_DOT(5)
-    ESPALIER_DOT(6)
-    ESPALIER_DOT(7)
-    ESPALIER_DOT(8)
-#undef ESPALIER_DOT
+// f(Constant<N>(), k) for all of n, kMost at a time, then the rest.
+template <int kMost, class F>
+HWY_INLINE void in_parts(Index n, const F& f) {
+  Index k = 0;
+  for (; k + kMost <= n; k += kMost) f(Constant<kMost>(), k);
+  switch (n - k) {
+    case 1:
+      return f(Constant<1>(), k);
+    case 2:
+      return f(Constant<2>(), k);
+    case 3:
+      return f(Constant<3>(), k);
+    case 4:
+      return f(Constant<4>(), k);
     default:
-      break;
+      return;
   }
-  const Wide<T> d;
-  for (Index k = 0; k < count; ++k) {
-    auto sum = hn::Zero(d);
-    for (Index u = from; u < to; u += kLanes<T>) {
-      for (Index q = 0; q < states; ++q) {
-        const T* z = coefficients + (k * states + q) * basis;
-        auto t = hn::Zero(d);
-        for (Index p = 0; p < basis; ++p) t = hn::MulAdd(hn::Set(d, z[p]), hn::LoadU(d, moments + p * step + u), t);
-        sum = hn::MulAdd(t, hn::LoadU(d, state + q * step + u), sum);
-      }
-    }
-    out[k] += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));
-  }
+}
+
+// out[q * basis + p] = sum over elements [from, to), whole vectors, of state_q moment_p.
+template <class T>
+void state_dots(Index basis, Index states, Index step, Index from, Index to, const T* moments, const T* state, T* out) {
+  constexpr int kStates = kRows == 12 ? 4 : 2;
+  in_parts<5>(basis, [&](auto columns, Index p) HWY_ATTR {
+    constexpr int P = columns;
+    in_parts<kStates>(states, [&](auto height, Index q) HWY_ATTR {
+      constexpr int Q = height <= kStates ? static_cast<int>(height) : 1;
+      dot_tile<Q, P>(step, from, to, state + q * step, moments + p * step, basis, out + q * basis + p);
+    });
+  });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -62,10 +62,10 @@ HWY_INLINE void add_weighted(Index depth, const T* HWY_RESTRICT x, Index x_step,
   }
 }
 
-// out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * b_step + .], r < rows, V vectors wide.
+// out[r * out_step + .] = sum_{k < depth} a[k * a_step + r] b[k * b_step + .], r < rows, for V vectors.
 template <int V, class T>
-HWY_INLINE void outer_panel(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b,
-                            Index b_step, T* HWY_RESTRICT out, Index width) {
+HWY_INLINE void outer_products_of(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b,
+                                  Index b_step, T* HWY_RESTRICT out, Index out_step) {
   const Wide<T> d;
   for (Index i = 0; i < rows;) {
     i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
@@ -77,28 +77,27 @@ HWY_INLINE void outer_panel(Index depth, const T* HWY_RESTRICT a, Index a_step, 
       for (int r = 0; r < R; ++r) {
         if (i + r < rows) {
 #pragma GCC unroll 2
-          for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * width + v * kLanes<T>);
+          for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * out_step + v * kLanes<T>);
         }
       }
     });
   }
 }
 
-// f(column, Constant<V>()) for the panels of a row of `width` elements (whole vectors): two vectors, one where that is all.
+// f(column, Constant<V>()) for the columns of `width`, whole vectors, two at a time.
 template <class T, class F>
-HWY_INLINE void over_panels(Index width, const F& f) {
+HWY_INLINE void for_column_vectors(Index width, const F& f) {
   Index column = 0;
   for (; column + kPanel<T> <= width; column += kPanel<T>) f(column, Constant<2>());
   if (column < width) f(column, Constant<1>());
 }
 
-// out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * width + .], r < rows; width: whole vectors.
+// The same for all columns of b and out, whole vectors, both `width` wide.
 template <class T>
 void outer_products(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b, Index width,
                     T* HWY_RESTRICT out) {
-  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
-    constexpr int V = vectors;
-    outer_panel<V>(depth, a, a_step, rows, b + column, width, out + column, width);
+  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+    outer_products_of<vectors>(depth, a, a_step, rows, b + column, width, out + column, width);
   });
 }
 
@@ -109,6 +108,73 @@ struct PlainRows {
   Index step;
   const T* row(Index i) const { return data + i * step; }
 };
+
+// acc[r][v] += sum_{k < depth} a[r * a_row + k] b[k * b_step + v * kLanes ..]: the register tile with a's own rows. Every third
+// row has a pointer: those between are a displacement of one or two strides, which addresses hold.
+template <class T, int R, int V>
+HWY_INLINE void multiply_rows(Index depth, const T* HWY_RESTRICT a, Index a_row, const T* HWY_RESTRICT b, Index b_step,
+                              Accumulator<T, R, V>& acc) {
+  const Wide<T> d;
+  constexpr int kPointers = (R + 2) / 3;
+  const T* HWY_RESTRICT at[kPointers];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPointers; ++p) at[p] = a + 3 * p * a_row;
+#pragma GCC unroll 2
+  for (Index k = 0; k < depth; ++k) {
+    hn::Vec<Wide<T>> bk[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) bk[v] = hn::LoadU(d, b + v * kLanes<T>);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      const auto s = hn::Set(d, at[r / 3][r % 3 * a_row]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) acc.c[r][v] = hn::MulAdd(s, bk[v], acc.c[r][v]);
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPointers; ++p) ++at[p];
+    b += b_step;
+  }
+}
+
+// y[r * y_step + .] := acc[r][.].
+template <class T, int R, int V>
+HWY_INLINE void store_rows(const Accumulator<T, R, V>& acc, T* HWY_RESTRICT y, Index y_step) {
+  const Wide<T> d;
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) hn::StoreU(acc.c[r][v], d, y + r * y_step + v * kLanes<T>);
+  }
+}
+
+// y[r * y_step + .] += acc[r][.].
+template <class T, int R, int V>
+HWY_INLINE void add_to_rows(const Accumulator<T, R, V>& acc, T* HWY_RESTRICT y, Index y_step) {
+  const Wide<T> d;
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      T* HWY_RESTRICT at = y + r * y_step + v * kLanes<T>;
+      hn::StoreU(hn::Add(hn::LoadU(d, at), acc.c[r][v]), d, at);
+    }
+  }
+}
+
+// y[r * y_step + .] += weight_r acc[r][.].
+template <class T, int R, int V>
+HWY_INLINE void add_to_rows(const Accumulator<T, R, V>& acc, const T* HWY_RESTRICT weight, T* HWY_RESTRICT y, Index y_step) {
+  const Wide<T> d;
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    const auto w = hn::Set(d, weight[r]);
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      T* HWY_RESTRICT at = y + r * y_step + v * kLanes<T>;
+      hn::StoreU(hn::MulAdd(w, acc.c[r][v], hn::LoadU(d, at)), d, at);
+    }
+  }
+}
 
 // y[k] = factor_k x[k], rows of `width` elements (whole vectors), those of y close together.
 template <class T>
@@ -127,11 +193,36 @@ HWY_INLINE void scale_rows(Index rows, Index width, const T* HWY_RESTRICT factor
 template <class T>
 void scaled_outer_products(Index depth, const T* HWY_RESTRICT factor, PlainRows<T> a, Index rows, PlainRows<T> x, Index width,
                            T* HWY_RESTRICT memory, T* HWY_RESTRICT out) {
-  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     scale_rows(depth, V * kLanes<T>, factor, PlainRows<T>{x.data + column, x.step}, memory);
-    outer_panel<V>(depth, a.data, a.step, rows, memory, V * kLanes<T>, out + column, width);
+    outer_products_of<V>(depth, a.data, a.step, rows, memory, V * kLanes<T>, out + column, width);
   });
+}
+
+// y[k] = factor_k x[k] for V vectors of each row, those of y kPanel apart, and sum = sum_k last_k y[k].
+template <int V, class T>
+HWY_INLINE void scale_and_sum_rows(Index rows, const T* HWY_RESTRICT factor, const T* HWY_RESTRICT last,
+                                   const T* HWY_RESTRICT x, Index x_step, T* HWY_RESTRICT y, T* HWY_RESTRICT sum) {
+  const Wide<T> d;
+  // Two chains each.
+  hn::Vec<Wide<T>> total[2][V];
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) total[0][v] = total[1][v] = hn::Zero(d);
+  const auto row = [&](Index k, hn::Vec<Wide<T>>(&to)[V]) HWY_ATTR {
+    const auto f = hn::Set(d, factor[k]), z = hn::Set(d, last[k]);
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      const auto scaled = hn::Mul(f, hn::LoadU(d, x + k * x_step + v * kLanes<T>));
+      hn::Store(scaled, d, y + k * kPanel<T> + v * kLanes<T>);
+      to[v] = hn::MulAdd(z, scaled, to[v]);
+    }
+  };
+  Index k = 0;
+  for (; k + 2 <= rows; k += 2) row(k, total[0]), row(k + 1, total[1]);
+  if (k < rows) row(k, total[0]);
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) hn::Store(hn::Add(total[0][v], total[1][v]), d, sum + v * kLanes<T>);
 }
 
 // y[l] = sum_k factor_k x[k][l].
@@ -150,6 +241,54 @@ HWY_INLINE void weighted_sum(Index rows, Index width, const T* HWY_RESTRICT fact
   }
 }
 
+// y[r * y_step + .] (+)= sum_{k < depth} a[k * a_step + r] b[k][.], r < rows; width: whole vectors; add: to what y holds. Rows
+// of y up to the next whole register tile are touched.
+template <class T>
+void add_outer_products(bool add, Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, PlainRows<T> b, Index width,
+                        T* HWY_RESTRICT y, Index y_step) {
+  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    for (Index i = 0; i < rows;) {
+      i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
+        constexpr int R = height;
+        Accumulator<T, R, V> acc;
+        clear(acc);
+        multiply_accumulate<T, R, V>(depth, a + i, 1, a_step, b.data + column, b.step, acc);
+        if (add) {
+          add_to_rows(acc, y + i * y_step + column, y_step);
+        } else {
+          store_rows(acc, y + i * y_step + column, y_step);
+        }
+      });
+    }
+  });
+}
+
+// y[r * y_step + .] += weight_r (sum_{k < depth} a_r[k] b[k * b_step + .] + last_r b[depth * b_step + .]), r < rows; width:
+// whole vectors. weight null: the sum itself in the place of what y holds; last null: no such term. Rows of a and y up to the
+// next whole register tile are touched.
+template <class T>
+void add_row_products(Index depth, PlainRows<T> a, Index rows, const T* weight, const T* last, const T* HWY_RESTRICT b,
+                      Index b_step, Index width, T* HWY_RESTRICT y, Index y_step) {
+  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    for (Index i = 0; i < rows;) {
+      i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
+        constexpr int R = height;
+        Accumulator<T, R, V> acc;
+        clear(acc);
+        multiply_rows<T, R, V>(depth, a.row(i), a.step, b + column, b_step, acc);
+        if (last != nullptr) multiply_accumulate<T, R, V>(1, last + i, 1, 0, b + depth * b_step + column, 0, acc);
+        if (weight != nullptr) {
+          add_to_rows(acc, weight + i, y + i * y_step + column, y_step);
+        } else {
+          store_rows(acc, y + i * y_step + column, y_step);
+        }
+      });
+    }
+  });
+}
+
 // n rows of x from `first`, each padded with zeros to `width`.
 template <class T>
 void copy_padded(MatrixView<const T, Cpu> x, Index first, Index n, Index width, T* HWY_RESTRICT y) {
@@ -166,6 +305,22 @@ PlainRows<T> plain_rows(MatrixView<const T, Cpu> x, Index first, Index n, Index 
   if (x.cols == width && x.row_stride * static_cast<Index>(sizeof(T)) <= 1024) return {x.row(first), x.row_stride};
   copy_padded(x, first, n, width, memory);
   return {memory, width};
+}
+
+// The same where whole register tiles of rows are touched: copied too where n rows are not whole, with rows of zeros behind.
+template <class T>
+PlainRows<T> whole_rows(MatrixView<const T, Cpu> x, Index first, Index n, Index width, T* HWY_RESTRICT memory) {
+  if (padded_rows(n) == n) return plain_rows(x, first, n, width, memory);
+  copy_padded(x, first, n, width, memory);
+  std::fill_n(memory + n * width, (padded_rows(n) - n) * width, T(0));
+  return {memory, width};
+}
+
+// n elements from `first`, zeros behind them up to `size`.
+template <class T>
+void copy_vector(VectorView<const T, Cpu> x, Index first, Index n, Index size, T* HWY_RESTRICT y) {
+  std::copy_n(x.data + first, n, y);
+  std::fill_n(y + n, size - n, T(0));
 }
 
 // The sources [from, to) of a near chunk that a panel of rows can see, by structure; `from` a multiple of kRows.

@@ -21,8 +21,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // For r states S and R moments P, elementwise over [from, to):
 //   S_q := keep_q S_q + decay_q S_q + sum of its couplings w S_q' + sum_p in_qp P_p        P_p := sum_q out_qp S_q
-// q' > q: what the state held before this step, since states are taken in order. Moments are `step` apart, states too.
-template <int R, int V, bool Coupled, class T>
+// q' > q: what the state held before this step, since states are taken in order. Moments are `step` apart, states too. General:
+// with couplings, or where only the first scan.reads of P are wanted.
+template <int R, int V, bool General, class T>
 HWY_INLINE void scan_elements(const ScanStep<T>& scan, Index u, T* HWY_RESTRICT moments, T* HWY_RESTRICT state) {
   const Wide<T> d;
   const T* HWY_RESTRICT in = scan.in;
@@ -49,7 +50,7 @@ HWY_INLINE void scan_elements(const ScanStep<T>& scan, Index u, T* HWY_RESTRICT 
       // Of a slow state only the change is summed here.
       s[v] = hn::MulAdd(e, old[v], slow ? hn::LoadU(d, low + v * kLanes<T>) : hn::Mul(keep, old[v]));
     }
-    if (Coupled) {
+    if (General && scan.couple_start != nullptr) {
       for (Index k = scan.couple_start[q]; k < scan.couple_start[q + 1]; ++k) {
         const T* other = state + u + scan.couple_state[k] * step;
         const auto w = hn::Set(d, scan.couple_weight[k]);
@@ -73,8 +74,10 @@ HWY_INLINE void scan_elements(const ScanStep<T>& scan, Index u, T* HWY_RESTRICT 
     }
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) hn::StoreU(s[v], d, at + v * kLanes<T>);
+    if (General && scan.unread[q] != 0) continue;
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
+      if (General && i >= scan.reads) break;
       const auto z = hn::Set(d, out[i]);
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) y[i][v] = hn::MulAdd(z, s[v], y[i][v]);
@@ -82,6 +85,7 @@ HWY_INLINE void scan_elements(const ScanStep<T>& scan, Index u, T* HWY_RESTRICT 
   }
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
+    if (General && i >= scan.reads) break;
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) hn::StoreU(y[i][v], d, moments + i * step + u + v * kLanes<T>);
   }
@@ -111,7 +115,7 @@ void scan_any(const ScanStep<T>& scan, Index from, Index to, T* moments, T* stat
       }
       hn::StoreU(s, d, at);
     }
-    for (Index p = 0; p < basis; ++p) {
+    for (Index p = 0; p < scan.reads; ++p) {
       auto y = hn::Zero(d);
       for (Index q = 0; q < scan.states; ++q) {
         y = hn::MulAdd(hn::Set(d, scan.out[q * basis + p]), hn::LoadU(d, state + q * step + u), y);
@@ -122,22 +126,22 @@ void scan_any(const ScanStep<T>& scan, Index from, Index to, T* moments, T* stat
 }
 
 // Two vectors at a time where the registers allow it: half the broadcasts.
-template <int R, bool Coupled, class T>
+template <int R, bool General, class T>
 HWY_INLINE void scan_range(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state) {
   constexpr int V = 4 * R + 3 <= (kRows == 12 ? 32 : 16) ? 2 : 1;
   Index u = from;
-  for (; u + V * kLanes<T> <= to; u += V * kLanes<T>) scan_elements<R, V, Coupled>(scan, u, moments, state);
-  for (; u < to; u += kLanes<T>) scan_elements<R, 1, Coupled>(scan, u, moments, state);
+  for (; u + V * kLanes<T> <= to; u += V * kLanes<T>) scan_elements<R, V, General>(scan, u, moments, state);
+  for (; u < to; u += kLanes<T>) scan_elements<R, 1, General>(scan, u, moments, state);
 }
 
 // from, to: whole vectors.
 template <class T>
 void scan_chunk(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state) {
+  const bool general = scan.couple_start != nullptr || scan.reads < scan.basis;
   switch (scan.basis) {
-#define ESPALIER_SCAN(R)                                                                       \
-  case R:                                                                                      \
-    return scan.couple_start == nullptr ? scan_range<R, false>(scan, from, to, moments, state) \
-                                        : scan_range<R, true>(scan, from, to, moments, state);
+#define ESPALIER_SCAN(R) \
+  case R:                \
+    return general ? scan_range<R, true>(scan, from, to, moments, state) : scan_range<R, false>(scan, from, to, moments, state);
     ESPALIER_SCAN(1)
     ESPALIER_SCAN(2)
     ESPALIER_SCAN(3)

@@ -36,30 +36,33 @@ struct ChunkBackward {
 template <class T>
 struct ChunkBackwardScratch {
   Index size = 0;
-  Index b_plain, x_plain, weighted, factor;                                      // moments
-  Index y_lanes, x_lanes, b_lanes, lanes_weighted, turned, a_bar, b_bar, x_bar;  // reads
-  Index packed_x, packed_a, packed_y, w, s, t;                                   // near tiles
+  Index plain_m, plain_c, weighted, factor;                           // moments; near tiles: rows of other chunks
+  Index x, b, y_bar, r_bar, ones, a_bar, b_bar, x_bar;                // rows of the own chunk, where not the caller's
+  Index y_lanes, x_lanes, b_lanes, r_other, p, g, q, q_step, turned;  // near tiles; reads
 
-  ChunkBackwardScratch(const TileGeometry& g, const ChunkBackward<T>& call) {
-    const Index chunk = call.mask->chunk, panels = (chunk + g.panel - 1) / g.panel, m = call.m, c = call.c;
-    b_plain = take(chunk * call.m_pad + g.rows);
-    x_plain = take(chunk * call.c_pad + g.rows);
-    weighted = take(chunk * call.m_pad);
+  ChunkBackwardScratch(const TileGeometry& g_, const ChunkBackward<T>& call) {
+    const Index chunk = call.mask->chunk, m = call.m, c = call.c, vector = g_.panel / 2;
+    plain_m = take(chunk * call.m_pad + g_.rows);
+    plain_c = take(chunk * call.c_pad + g_.rows);
+    weighted = take(chunk * g_.panel);
     factor = take(chunk);
-    y_lanes = take(panels * (c + 1) * g.panel);
-    x_lanes = take(panels * (c + 1) * g.panel);
-    b_lanes = take(panels * m * g.panel);
-    lanes_weighted = take(std::max(c + 1, m) * g.panel);
-    turned = take(m * call.c_pad + g.rows);
-    a_bar = take(panels * g.padded_rows(m) * g.panel);
-    b_bar = take(panels * g.padded_rows(m) * g.panel);
-    x_bar = take(panels * g.padded_rows(c) * g.panel);
-    packed_x = take(g.padded_rows(chunk) * c);
-    packed_y = take(g.padded_rows(chunk) * c);
-    packed_a = take(g.padded_rows(chunk) * m);
-    w = take(chunk * g.panel);
-    s = take(chunk * g.panel);
-    t = take(chunk * g.panel);
+    x = take(chunk * call.c_pad);
+    b = take(chunk * call.m_pad);
+    y_bar = take(chunk * call.c_pad);
+    r_bar = take(chunk);
+    ones = take(chunk);
+    a_bar = take(chunk * call.m_pad);
+    b_bar = take(chunk * call.m_pad);
+    x_bar = take(chunk * call.c_pad);
+    y_lanes = take(chunk * c);
+    x_lanes = take(chunk * c);
+    b_lanes = take(chunk * m);
+    r_other = take(chunk);
+    p = take(chunk * chunk);
+    g = take(chunk * chunk);
+    q_step = chunk + 2 * vector;
+    q = take(chunk * q_step);
+    turned = take(m * call.c_pad + g_.rows);
   }
   Index take(Index n) {
     const Index at = size;
@@ -78,7 +81,9 @@ struct ChunkBackwardSweep {
 template <class T>
 struct BackwardPlan {
   Index workers, wave, blocks;
-  Index derivatives = 0, derivative_basis = 0;  // of the far entries; windows: R = 1 and a derivative each
+  Index derivatives = 0;       // of the far entries; windows: R = 1 and a derivative each
+  bool both = false;           // states of rows meet moments of sources too
+  Index derivative_basis = 0;  // of moments of rows that no stream brings
   ChunkStream<T> sources, rows;
   Index per_worker, derivative_ring, near, size;  // offsets; scratch is at 0
 
@@ -87,7 +92,8 @@ struct BackwardPlan {
     if (call.want_parameters && side.basis > 0) {
       derivatives = static_cast<Index>(side.windows.empty() ? side.derivative_out.size() : side.windows.size());
     }
-    if (derivatives > 0) derivative_basis = side.basis;
+    both = derivatives > 0 && !sweep.rows.side->derivative_out.empty();
+    if (derivatives > 0 && !both) derivative_basis = side.basis;
     const Index source_basis = derivatives > 0 || call.want_a ? side.basis : 0;
     const Index row_basis = call.want_sources ? sweep.rows.side->basis : 0;
     const Index n = call.chunks(), per_chunk = (source_basis + row_basis + derivative_basis) * call.step;
@@ -103,6 +109,10 @@ struct BackwardPlan {
     derivative_ring = align_elements<T>(workers * per_worker) + sources.elements() + rows.elements();
     near = derivative_ring + align_elements<T>(wave * derivative_basis * call.step);
     size = near + align_elements<T>(call.near && call.want_parameters ? wave * call.near_size() : 0);
+  }
+  // Whether the stream's moments of time t of n are wanted: by chunks to come, or by states of the other stream.
+  bool wanted(const ChunkStream<T>& stream, Index t, Index n) const {
+    return stream.exists() && (t + stream.lag() < n || (both && t >= stream.lag()));
   }
   void place(T* base) {
     T* at = base + align_elements<T>(workers * per_worker);

@@ -78,6 +78,8 @@ struct ChunkCall {
 template <class T>
 struct ScanStep {
   Index basis, states, step;
+  Index reads;                  // as in ChunkSide
+  const unsigned char* unread;  // [r]: 1 where `out` is 0
   const T* keep;
   const T* decay;
   const unsigned char* slow;  // null: none; otherwise 1 where the state is compensated
@@ -100,8 +102,9 @@ struct ChunkSweep {
   Index chunks;
   std::vector<T> keep, decay;       // [r]: chunk_move
   std::vector<unsigned char> slow;  // [r]; empty: none
-  std::vector<T> couple_weight;     // times exp(-log_decay)
-  std::vector<T> source_by_row;     // [C, basis padded]: for the plain product
+  std::vector<unsigned char> unread;
+  std::vector<T> couple_weight;  // times exp(-log_decay)
+  std::vector<T> source_by_row;  // [C, basis padded]: for the plain product
   Index source_stride = 0;
 
   Index chunk(Index t) const { return upward ? t : chunks - 1 - t; }
@@ -118,6 +121,17 @@ struct ChunkSweep {
       any_slow = any_slow || rate < kSlowLogDecay;
     }
     if (!any_slow) slow.clear();
+    for (Index q = 0; q < s.states; ++q) {
+      bool zero = true;
+      for (Index p = 0; p < s.basis; ++p) zero = zero && s.out[static_cast<std::size_t>(p * s.states + q)] == 0;
+      unread.push_back(zero);
+    }
+    // The members of a pair turn into one another.
+    for (std::size_t q = 0; q < s.angle.size(); ++q) {
+      if (s.angle[q] == 0) continue;
+      unread[q] = unread[q + 1] = unread[q] & unread[q + 1];
+      ++q;
+    }
     for (std::size_t q = 0; q + 1 < s.couple_start.size(); ++q) {
       for (Index k = s.couple_start[q]; k < s.couple_start[q + 1]; ++k) {
         couple_weight.push_back(static_cast<T>(s.couple_weight[static_cast<std::size_t>(k)] * std::exp(-s.log_decay[q])));
@@ -140,6 +154,8 @@ struct ChunkSweep {
     scan.basis = side->basis;
     scan.states = side->states;
     scan.step = step;
+    scan.reads = side->reads;
+    scan.unread = unread.data();
     scan.keep = keep.data();
     scan.decay = decay.data();
     scan.slow = slow.empty() ? nullptr : slow.data();

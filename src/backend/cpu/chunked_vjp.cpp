@@ -7,8 +7,10 @@
 //                                                                             x_bar_j += sum_p source_p(j) (U_p without its
 //                                                                             last row) b_j
 // the lower side's sources with the upper side's rows (both come from chunks below), and the other way round. The gradient by a
-// parameter is <moments of the chunk's rows, states of sources read with the derivative's coefficients>.
-// Near tiles: a_bar by tiles of rows, b_bar and x_bar by tiles of sources, so that no task writes to another's chunk.
+// parameter is <moments of the chunk's rows, states of sources read with the derivative's coefficients>; with derivatives on
+// both sides the way up also has <moments of its sources, states of rows ..>, and the way down has none. Near tiles: a_bar by
+// tiles of rows, b_bar and x_bar by tiles of sources, so that no task writes to another's chunk; the own chunk's tile serves
+// all three.
 #include "backend/chunked.hpp"
 #include "backend/cpu/chunked_backward_call.hpp"
 #include "backend/cpu/parallel.hpp"
@@ -37,142 +39,135 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Moments of one chunk, [basis][c + 1][m_pad]: sum_t weight_p(t) [value_t, last_t] factor_tᵀ. last empty: ones.
 template <class T>
 void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const T* weights, MatrixView<const T, Cpu> value,
-                  VectorView<const T, Cpu> last, bool last_is_one, MatrixView<const T, Cpu> factor, T* scratch, T* moments) {
+                  VectorView<const T, Cpu> last, bool last_is_one, MatrixView<const T, Cpu> factor, bool upward, T* scratch,
+                  T* moments) {
   const ChunkBackwardScratch<T> at({kPanel<T>, kRows}, call);
   const Index t0 = call.begin(chunk), n = call.rows(chunk);
   T* weighted = scratch + at.weighted;
-  T* w = scratch + at.factor;
-  const PlainRows<T> f = plain_rows(factor, t0, n, call.m_pad, scratch + at.b_plain);
-  const PlainRows<T> v = value ? plain_rows(value, t0, n, call.c_pad, scratch + at.x_plain) : PlainRows<T>{};
-  for (Index p = 0; p < basis; ++p) {
-    const T* weight = weights + p * call.mask->chunk;
-    T* to = moments + p * call.step;
-    if (value) {
-      scale_rows(n, call.m_pad, weight, f, weighted);
-      outer_products(n, v.data, v.step, call.c, weighted, call.m_pad, to);
-    } else {
-      std::fill_n(to, call.c * call.m_pad, T(0));
-    }
-    for (Index t = 0; t < n; ++t) w[t] = last_is_one ? weight[t] : last ? weight[t] * last[t0 + t] : T(0);
-    weighted_sum(n, call.m_pad, w, f, to + call.c * call.m_pad);
+  T* lasts = scratch + at.factor;
+  if (last_is_one || !last) {
+    std::fill_n(lasts, n, T(last_is_one ? 1 : 0));
+  } else {
+    copy_vector(last, t0, n, n, lasts);
   }
+  const PlainRows<T> f = plain_rows(factor, t0, n, call.m_pad, scratch + at.plain_m);
+  const PlainRows<T> v = value ? plain_rows(value, t0, n, call.c_pad, scratch + at.plain_c) : PlainRows<T>{};
+  // A panel of columns stays in the first cache for all vectors of the basis. The next chunk of the sweep is asked for in as
+  // many parts as there are products to wait behind.
+  const Index next = upward ? chunk + 1 : chunk - 1, coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
+  const Index parts = (call.m_pad + kPanel<T> - 1) / kPanel<T> * basis;
+  Index asked = 0, part = 0;
+  for_column_vectors<T>(call.m_pad, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    for (Index p = 0; p < basis; ++p) {
+      const Index count = ++part * coming / parts - asked;
+      prefetch_rows<false>(factor, call.begin(next) + asked, count);
+      if (value) prefetch_rows<false>(value, call.begin(next) + asked, count);
+      asked += count;
+      T* to = moments + p * call.step + column;
+      scale_and_sum_rows<V>(n, weights + p * call.mask->chunk, lasts, f.data + column, f.step, weighted,
+                            to + call.c * call.m_pad);
+      if (value) {
+        outer_products_of<V>(n, v.data, v.step, call.c, weighted, kPanel<T>, to, call.m_pad);
+      } else {
+        for (Index k = 0; k < call.c; ++k) std::fill_n(to + k * call.m_pad, V * kLanes<T>, T(0));
+      }
+    }
+  });
 }
 
 template <class T>
-void source_moments(const ChunkBackward<T>& call, const ChunkSide<T>& side, Index basis, Index chunk, T* scratch, T* moments) {
-  pair_moments(call, chunk, basis, side.source.data(), call.x, {}, true, call.b, scratch, moments);
+void source_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,
+                    T* moments) {
+  pair_moments(call, chunk, basis, weights, call.x, {}, true, call.b, upward, scratch, moments);
 }
 // weights: [basis, C] of the rows.
 template <class T>
-void row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, T* scratch, T* moments) {
-  pair_moments(call, chunk, basis, weights, call.y_bar, call.r_bar, false, call.a, scratch, moments);
+void row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,
+                 T* moments) {
+  pair_moments(call, chunk, basis, weights, call.y_bar, call.r_bar, false, call.a, upward, scratch, moments);
 }
 
-// to[k][.] = w[.] from[k][.] for `depth` rows of one panel.
-template <int V, class T>
-HWY_INLINE void weigh_lanes(Index depth, const T* HWY_RESTRICT weight, const T* HWY_RESTRICT from, T* HWY_RESTRICT to) {
-  const Wide<T> d;
-  hn::Vec<Wide<T>> w[V];
-#pragma GCC unroll 2
-  for (int v = 0; v < V; ++v) w[v] = hn::LoadU(d, weight + v * kLanes<T>);
-  for (Index k = 0; k < depth; ++k) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
-      const Index l = k * kPanel<T> + v * kLanes<T>;
-      hn::Store(hn::Mul(w[v], hn::Load(d, from + l)), d, to + l);
-    }
-  }
-}
-
-// A gradient of one chunk between its panels and the caller's rows.
+// Where a gradient of one chunk is added up, rows of `width` elements: in the caller's own where plain_rows would take them,
+// else in `memory`, a copy.
 template <class T>
-void load_panels(MatrixView<T, Cpu> from, Index first, Index n, T* y) {
-  for (Index i = 0; i < n; i += kPanel<T>, y += padded_rows(from.cols) * kPanel<T>) {
-    transpose<T>(from.row(first + i), from.row_stride, std::min(kPanel<T>, n - i), from.cols, y, kPanel<T>);
-  }
+T* open_gradient(MatrixView<T, Cpu> to, Index first, Index n, Index width, T* memory, Index& step) {
+  const PlainRows<T> rows = whole_rows(MatrixView<const T, Cpu>(to), first, n, width, memory);
+  step = rows.step;
+  T* y = rows.data == memory ? memory : to.row(first);
+  return y;
 }
 template <class T>
-void store_panels(const T* y, Index first, Index n, MatrixView<T, Cpu> to) {
-  for (Index i = 0; i < n; i += kPanel<T>, y += padded_rows(to.cols) * kPanel<T>) {
-    transpose<T>(y, kPanel<T>, to.cols, std::min(kPanel<T>, n - i), to.row(first + i), to.row_stride);
-  }
+void close_gradient(const T* y, Index step, Index first, Index n, MatrixView<T, Cpu> to) {
+  for (Index i = 0; y != to.row(first) && i < n; ++i) std::copy_n(y + i * step, to.cols, to.row(first + i));
 }
 
 // Everything that one chunk reads: source states (for its rows) and row states (for its sources); null: nothing far.
 template <class T>
 void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,
                  const T* row_reads, T* near_bar, T* scratch) {
+  if (call.add && source_reads == nullptr && row_reads == nullptr) return;
   const ChunkBackwardScratch<T> at({kPanel<T>, kRows}, call);
   const Index t0 = call.begin(chunk), n = call.rows(chunk), m = call.m, c = call.c, size = call.mask->chunk;
-  const Index m_panel = padded_rows(m) * kPanel<T>, c_panel = padded_rows(c) * kPanel<T>;
-  if (call.add && source_reads == nullptr && row_reads == nullptr) return;
-  const Index panels = (size + kPanel<T> - 1) / kPanel<T>;
-  std::fill_n(scratch + at.a_bar, panels * m_panel, T(0));
-  std::fill_n(scratch + at.b_bar, panels * m_panel, T(0));
-  std::fill_n(scratch + at.x_bar, panels * c_panel, T(0));
-  if (call.add) {
-    if (call.want_a) load_panels(call.a_bar, t0, n, scratch + at.a_bar);
-    if (call.want_b) load_panels(call.b_bar, t0, n, scratch + at.b_bar);
-    if (call.want_x) load_panels(call.x_bar, t0, n, scratch + at.x_bar);
-  }
-  if (call.want_a) pack_lanes_with_last(call.y_bar, c, call.r_bar, false, t0, n, scratch + at.y_lanes);
-  if (call.want_sources) {
-    pack_lanes_with_last(call.x, c, {}, true, t0, n, scratch + at.x_lanes);
-    pack_lanes(call.b, t0, n, T(1), scratch + at.b_lanes);
-  }
+  ChunkRows<T> own{};
+  own.b = whole_rows(call.b, t0, n, call.m_pad, scratch + at.b);
+  own.x = whole_rows(call.x, t0, n, call.c_pad, scratch + at.x);
+  if (call.y_bar) own.y_bar = whole_rows(call.y_bar, t0, n, call.c_pad, scratch + at.y_bar);
+  if (call.r_bar) copy_vector(call.r_bar, t0, n, size, scratch + at.r_bar), own.r_bar = scratch + at.r_bar;
+  std::fill_n(scratch + at.ones, size, T(1));
+  if (call.want_a) own.a_bar = open_gradient(call.a_bar, t0, n, call.m_pad, scratch + at.a_bar, own.a_step);
+  if (call.want_b) own.b_bar = open_gradient(call.b_bar, t0, n, call.m_pad, scratch + at.b_bar, own.b_step);
+  if (call.want_x) own.x_bar = open_gradient(call.x_bar, t0, n, call.c_pad, scratch + at.x_bar, own.x_step);
+  // The next chunk's gradients are asked for, and wait behind this one's products.
+  const Index next = sweep.sources.upward ? chunk + 1 : chunk - 1,
+              coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
+  if (call.want_a) prefetch_rows<true>(call.a_bar, call.begin(next), coming);
   if (call.near) {
-    if (call.want_a) near_rows(call, at, chunk, scratch);
-    if (call.want_sources) near_sources(call, at, chunk, near_bar, scratch);
+    if (call.want_sources) near_sources(call, at, chunk, own, near_bar, scratch);
+    if (call.want_a) near_rows(call, at, chunk, !call.want_sources, own, scratch);
   }
-  const auto read = [&](const T* weights, const T* states, Index depth, const T* lanes, Index step, Index columns, T* y,
-                        Index first) HWY_ATTR {
-    with_panel_vectors<T>(n - first, [&](auto vectors) HWY_ATTR {
-      constexpr int V = vectors;
-      weigh_lanes<V>(depth, weights + first, lanes, scratch + at.lanes_weighted);
-      add_strided<V>(depth, states, step, columns, scratch + at.lanes_weighted, kPanel<T>, y);
-    });
-  };
+  if (call.want_b) prefetch_rows<true>(call.b_bar, call.begin(next), coming);
   for (Index p = 0; call.want_a && source_reads != nullptr && p < sweep.sources.side->reads; ++p) {
-    for (Index k = 0, i = 0; i < n; ++k, i += kPanel<T>) {
-      read(sweep.sources.side->row.data() + p * size, source_reads + p * call.step, c + 1,
-           scratch + at.y_lanes + k * (c + 1) * kPanel<T>, call.m_pad, m, scratch + at.a_bar + k * m_panel, i);
-    }
+    const T* states = source_reads + p * call.step;
+    const T* weight = sweep.sources.side->row.data() + p * size;
+    // Without y_bar only the states' last row counts.
+    const Index depth = call.y_bar ? c : 0;
+    add_row_products(depth, own.y_bar, n, weight, own.r_bar, call.y_bar ? states : states + c * call.m_pad, call.m_pad,
+                     call.m_pad, own.a_bar, own.a_step);
   }
+  if (call.want_x) prefetch_rows<true>(call.x_bar, call.begin(next), coming);
   for (Index p = 0; call.want_sources && row_reads != nullptr && p < sweep.rows.side->reads; ++p) {
-    const T* weights = sweep.rows.side->row.data() + p * size;
+    const T* weight = sweep.rows.side->row.data() + p * size;
     const T* states = row_reads + p * call.step;
-    if (call.want_x) transpose(states, call.m_pad, c, m, scratch + at.turned, call.c_pad);
-    for (Index k = 0, i = 0; i < n; ++k, i += kPanel<T>) {
-      if (call.want_b) {
-        read(weights, states, c + 1, scratch + at.x_lanes + k * (c + 1) * kPanel<T>, call.m_pad, m,
-             scratch + at.b_bar + k * m_panel, i);
-      }
-      if (call.want_x) {
-        read(weights, scratch + at.turned, m, scratch + at.b_lanes + k * m * kPanel<T>, call.c_pad, c,
-             scratch + at.x_bar + k * c_panel, i);
-      }
+    if (call.want_b) {
+      add_row_products(c, own.x, n, weight, scratch + at.ones, states, call.m_pad, call.m_pad, own.b_bar, own.b_step);
+    }
+    if (call.want_x) {
+      transpose(states, call.m_pad, c, m, scratch + at.turned, call.c_pad);
+      add_row_products<T>(m, own.b, n, weight, nullptr, scratch + at.turned, call.c_pad, call.c_pad, own.x_bar, own.x_step);
     }
   }
-  if (call.want_a) store_panels(scratch + at.a_bar, t0, n, call.a_bar);
-  if (call.want_b) store_panels(scratch + at.b_bar, t0, n, call.b_bar);
-  if (call.want_x) store_panels(scratch + at.x_bar, t0, n, call.x_bar);
+  if (call.want_a) close_gradient(own.a_bar, own.a_step, t0, n, call.a_bar);
+  if (call.want_b) close_gradient(own.b_bar, own.b_step, t0, n, call.b_bar);
+  if (call.want_x) close_gradient(own.x_bar, own.x_step, t0, n, call.x_bar);
 }
 
-#define ESPALIER_KERNELS(T, name)                                                                                             \
-  void source_moments_##name(const ChunkBackward<T>& call, const ChunkSide<T>& side, Index basis, Index chunk, T* scratch,    \
-                             T* moments) {                                                                                    \
-    source_moments(call, side, basis, chunk, scratch, moments);                                                               \
-  }                                                                                                                           \
-  void row_moments_##name(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, T* scratch, T* moments) { \
-    row_moments(call, weights, basis, chunk, scratch, moments);                                                               \
-  }                                                                                                                           \
-  void derivative_dot_##name(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to, \
-                             const T* moments, const T* state, double* out) {                                                 \
-    derivative_dot(basis, states, count, coefficients, step, from, to, moments, state, out);                                  \
-  }                                                                                                                           \
-  void chunk_reads_##name(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk,                      \
-                          const T* source_reads, const T* row_reads, T* near_bar, T* scratch) {                               \
-    chunk_reads(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                                              \
+#define ESPALIER_KERNELS(T, name)                                                                                            \
+  void source_moments_##name(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward,          \
+                             T* scratch, T* moments) {                                                                       \
+    source_moments(call, weights, basis, chunk, upward, scratch, moments);                                                   \
+  }                                                                                                                          \
+  void row_moments_##name(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch, \
+                          T* moments) {                                                                                      \
+    row_moments(call, weights, basis, chunk, upward, scratch, moments);                                                      \
+  }                                                                                                                          \
+  void state_dots_##name(Index basis, Index states, Index step, Index from, Index to, const T* moments, const T* state,      \
+                         T* out) {                                                                                           \
+    state_dots(basis, states, step, from, to, moments, state, out);                                                          \
+  }                                                                                                                          \
+  void chunk_reads_##name(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk,                     \
+                          const T* source_reads, const T* row_reads, T* near_bar, T* scratch) {                              \
+    chunk_reads(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                                             \
   }
 ESPALIER_KERNELS(float, float)
 ESPALIER_KERNELS(double, double)
@@ -187,29 +182,64 @@ namespace espalier::backend {
 
 namespace {
 
-#define ESPALIER_KERNELS(T, name)                                                                                          \
-  HWY_EXPORT(source_moments_##name);                                                                                       \
-  HWY_EXPORT(row_moments_##name);                                                                                          \
-  HWY_EXPORT(derivative_dot_##name);                                                                                       \
-  HWY_EXPORT(chunk_reads_##name);                                                                                          \
-  void run_source_moments(const ChunkBackward<T>& call, const ChunkSide<T>& side, Index basis, Index chunk, T* scratch,    \
-                          T* moments) {                                                                                    \
-    ESPALIER_DISPATCH(source_moments_##name)(call, side, basis, chunk, scratch, moments);                                  \
-  }                                                                                                                        \
-  void run_row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, T* scratch, T* moments) { \
-    ESPALIER_DISPATCH(row_moments_##name)(call, weights, basis, chunk, scratch, moments);                                  \
-  }                                                                                                                        \
-  void run_derivative_dot(Index basis, Index states, Index count, const T* coefficients, Index step, Index from, Index to, \
-                          const T* moments, const T* state, double* out) {                                                 \
-    ESPALIER_DISPATCH(derivative_dot_##name)(basis, states, count, coefficients, step, from, to, moments, state, out);     \
-  }                                                                                                                        \
-  void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,     \
-                 const T* row_reads, T* near_bar, T* scratch) {                                                            \
-    ESPALIER_DISPATCH(chunk_reads_##name)(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                 \
+#define ESPALIER_KERNELS(T, name)                                                                                              \
+  HWY_EXPORT(source_moments_##name);                                                                                           \
+  HWY_EXPORT(row_moments_##name);                                                                                              \
+  HWY_EXPORT(state_dots_##name);                                                                                               \
+  HWY_EXPORT(chunk_reads_##name);                                                                                              \
+  void run_source_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,   \
+                          T* moments) {                                                                                        \
+    ESPALIER_DISPATCH(source_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                           \
+  }                                                                                                                            \
+  void run_row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,      \
+                       T* moments) {                                                                                           \
+    ESPALIER_DISPATCH(row_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                              \
+  }                                                                                                                            \
+  void run_state_dots(Index basis, Index states, Index step, Index from, Index to, const T* moments, const T* state, T* out) { \
+    ESPALIER_DISPATCH(state_dots_##name)(basis, states, step, from, to, moments, state, out);                                  \
+  }                                                                                                                            \
+  void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,         \
+                 const T* row_reads, T* near_bar, T* scratch) {                                                                \
+    ESPALIER_DISPATCH(chunk_reads_##name)(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                     \
   }
 ESPALIER_KERNELS(float, float)
 ESPALIER_KERNELS(double, double)
 #undef ESPALIER_KERNELS
+
+// Coefficients of far derivatives for the steps of one wave, [step][derivative][r, R].
+template <class T>
+class DerivativeSteps {
+ public:
+  DerivativeSteps(const ChunkSweep<T>& sweep, const ChunkStream<T>& stream, Index derivatives, Index from, Index to)
+      : basis_(stream.basis()), states_(stream.states()), derivatives_(derivatives), from_(from) {
+    const Index size = basis_ * states_;
+    std::vector<T> unused(static_cast<std::size_t>(size));
+    all_.resize(static_cast<std::size_t>(std::max<Index>(0, to - from) * derivatives * size));
+    for (Index t = from; t < to; ++t) {
+      for (Index d = 0; d < derivatives; ++d) {
+        sweep.coefficients(t, unused.data(), all_.data() + ((t - from) * derivatives + d) * size,
+                           sweep.side->derivative_out[static_cast<std::size_t>(d)]);
+      }
+    }
+  }
+  // sums[d] += the derivative d's part of step t in elements [first, last).
+  void add(Index t, Index step, Index first, Index last, const T* moments, const T* state, std::vector<T>& dots,
+           double* sums) const {
+    const auto size = static_cast<std::size_t>(basis_ * states_);
+    dots.resize(size);
+    run_state_dots(basis_, states_, step, first, last, moments, state, dots.data());
+    const T* w = all_.data() + (t - from_) * derivatives_ * static_cast<Index>(size);
+    for (Index d = 0; d < derivatives_; ++d, w += size) {
+      double sum = 0;
+      for (std::size_t k = 0; k < size; ++k) sum += static_cast<double>(w[k]) * static_cast<double>(dots[k]);
+      sums[d] += sum;
+    }
+  }
+
+ private:
+  Index basis_, states_, derivatives_, from_;
+  std::vector<T> all_;
+};
 
 // The streams of one wave from t0 on, and the gradients of far parameters, one block of elements after the other.
 template <class T>
@@ -217,27 +247,26 @@ void advance_wave(const ChunkBackwardSweep<T>& sweep, BackwardPlan<T>& plan, Ind
                   const T* row_moments, std::vector<double>& far, const Context<Cpu>& inner) {
   plan.sources.prepare(t0, t1);
   plan.rows.prepare(t0, t1);
-  const ChunkSide<T>& side = *sweep.sources.side;
-  const bool dots = plan.derivatives > 0 && plan.sources.windowed(), outs = plan.derivatives > 0 && !dots;
-  const Index size = plan.sources.states() * plan.sources.basis(), from = std::max(t0, plan.sources.lag());
-  std::vector<T> unused(static_cast<std::size_t>(outs ? size : 0)),
-      derivative(static_cast<std::size_t>(outs ? (t1 - t0) * plan.derivatives * size : 0));
-  const auto coefficients = [&](Index t) { return derivative.data() + (t - t0) * plan.derivatives * size; };
-  for (Index t = from; outs && t < t1; ++t) {
-    for (Index d = 0; d < plan.derivatives; ++d) {
-      sweep.sources.coefficients(t, unused.data(), coefficients(t) + d * size,
-                                 side.derivative_out[static_cast<std::size_t>(d)]);
-    }
-  }
+  const bool windows = plan.derivatives > 0 && plan.sources.windowed(), outs = plan.derivatives > 0 && !windows;
+  const Index from = std::max(t0, plan.sources.lag());
+  const DerivativeSteps<T> below(sweep.sources, plan.sources, outs ? plan.derivatives : 0, from, t1);
+  const DerivativeSteps<T> above(sweep.rows, plan.rows, plan.both ? plan.derivatives : 0, from, t1);
   parallel_for(inner, plan.sources.exists() || plan.rows.exists() ? plan.blocks : 0, [&](Index block, int) {
     const Index first = block * kScanBlock, last = std::min(step, first + kScanBlock);
     double* sums = far.data() + block * plan.derivatives;
-    plan.rows.advance(t0, t0, t1, first, last);
-    if (!outs) return plan.sources.advance(t0, t0, t1, first, last, dots ? row_moments : nullptr, sums);
-    for (Index t = from; t < t1; ++t) {
+    if (!outs) {
+      plan.rows.advance(t0, t0, t1, first, last);
+      plan.sources.advance(t0, t0, t1, first, last, windows ? row_moments : nullptr, sums);
+      return;
+    }
+    std::vector<T> dots;
+    for (Index t = t0; t < t1; ++t) {
+      plan.rows.advance(t0, t, t + 1, first, last);
       plan.sources.advance(t0, t, t + 1, first, last);
-      run_derivative_dot(plan.derivative_basis, plan.sources.states(), plan.derivatives, coefficients(t), step, first, last,
-                         row_moments + (t - t0) * plan.derivative_basis * step, plan.sources.state(), sums);
+      if (t < from) continue;
+      const T* met = plan.both ? plan.rows.moments(t) : row_moments + (t - t0) * plan.derivative_basis * step;
+      below.add(t, step, first, last, met, plan.sources.state(), dots, sums);
+      if (plan.both) above.add(t, step, first, last, plan.sources.moments(t), plan.rows.state(), dots, sums);
     }
   });
 }
@@ -260,14 +289,17 @@ void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep,
     const Index t1 = std::min(n, t0 + plan.wave);
     parallel_for(inner, t1 - t0, [&](Index k, int worker) {
       const Index t = t0 + k, chunk = sweep.sources.chunk(t);
-      if (plan.sources.exists() && t + plan.sources.lag() < n) {
-        run_source_moments(call, sources, plan.sources.basis(), chunk, scratch(worker), plan.sources.moments(t));
+      if (plan.wanted(plan.sources, t, n)) {
+        run_source_moments(call, sources.source.data(), plan.sources.basis(), chunk, sweep.sources.upward, scratch(worker),
+                           plan.sources.moments(t));
       }
-      if (plan.rows.exists() && t + plan.rows.lag() < n) {
-        run_row_moments(call, rows.source.data(), plan.rows.basis(), chunk, scratch(worker), plan.rows.moments(t));
+      if (plan.wanted(plan.rows, t, n)) {
+        run_row_moments(call, rows.source.data(), plan.rows.basis(), chunk, sweep.rows.upward, scratch(worker),
+                        plan.rows.moments(t));
       }
       if (plan.derivative_basis > 0 && t >= plan.sources.lag()) {
-        run_row_moments(call, sources.row.data(), plan.derivative_basis, chunk, scratch(worker),
+        run_row_moments(call, (sources.windows.empty() ? sources.derivative_row : sources.row).data(), plan.derivative_basis,
+                        chunk, sweep.rows.upward, scratch(worker),
                         base + plan.derivative_ring + k * plan.derivative_basis * step);
       }
     });
@@ -297,6 +329,12 @@ void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep,
       parameters->far[static_cast<std::size_t>(p)] += far[static_cast<std::size_t>(block * plan.derivatives + d)];
     }
   }
+}
+
+std::vector<NearTile> own_tile_first(std::vector<NearTile> tiles) {
+  const auto own = std::find_if(tiles.begin(), tiles.end(), [](const NearTile& t) { return t.distance == 0; });
+  std::rotate(tiles.begin(), own, own + 1);
+  return tiles;
 }
 
 // Features of one far sweep: all of them, unless windows then keep more than the scratch memory.
@@ -343,8 +381,8 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
   ChunkBackward<T> call{};
   call.mask = &m;
   call.turned = &turned;
-  call.tiles = near_tiles(m);
-  call.turned_tiles = near_tiles(turned);
+  call.tiles = own_tile_first(near_tiles(m));
+  call.turned_tiles = own_tile_first(near_tiles(turned));
   call.a = in.a, call.b = in.b, call.x = in.x;
   call.y_bar = in.x.cols > 0 ? cotangents.y : MatrixView<const T, Cpu>{};
   call.r_bar = cotangents.row_sum;
@@ -366,7 +404,8 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
   const ChunkSide<T> none;
   const auto sweep = [&](bool upward, bool far) {
     const ChunkSide<T>& sources = !far ? none : upward ? m.lower : m.upper;
-    const ChunkSide<T>& rows = !far ? none : upward ? turned.lower : turned.upper;
+    const ChunkSide<T>& below = m.rows_below.basis > 0 && call.want_parameters ? m.rows_below : turned.lower;
+    const ChunkSide<T>& rows = !far ? none : upward ? below : turned.upper;
     return ChunkBackwardSweep<T>{{m, sources, upward, n, g}, {turned, rows, upward, n, g}};
   };
   run_sweep(call, sweep(true, whole), parameters, context);
