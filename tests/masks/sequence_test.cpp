@@ -393,9 +393,11 @@ TEST_CASE_TEMPLATE("gradients of wide values, in several blocks of columns, are 
     return error / largest;
   };
   const PiecewiseConstant pieces{{3, 150, 170}, {1, 0.5, -0.25, 0.125}};
-  for (const auto& [engine, f] : {std::pair<const char*, DistanceFunction>{"exponentials", Rational{.width = 16}},
-                                  {"band", Gaussian{.width = 20}},
-                                  {"piecewise", pieces}}) {
+  const std::vector<std::pair<const char*, DistanceFunction>> masks = {
+      {"exponentials", Rational{.width = 16}}, {"band", Gaussian{.width = 20}}, {"piecewise", pieces}};
+  for (const auto& one : masks) {
+    const char* engine = one.first;
+    const DistanceFunction& f = one.second;
     CAPTURE(engine);
     const GridMask<T> mask({n}, f, Distance::l1, forced<T>(engine, sizeof(T) == 4 ? 1e-6 : 1e-10));
     const GridMask<T> tiles({n}, f, Distance::l1, forced<T>("direct", 0));
