@@ -34,6 +34,13 @@ constexpr double kSearchWork = 4e6;
 // was seen to pass missed 38 times.
 constexpr int kStricter = 3;
 constexpr double kStuckNear = 100;
+// Below kClimbBelow, and where a search sticks at kClimb times its tolerance or fewer, the decays of looser fits are climbed
+// from: so close to the rounding of double the spectrum no longer gives starts, while decays of n and n + 1 terms still
+// resemble each other.
+constexpr double kClimb = 1e5, kClimbBelow = 1e-9;
+constexpr double kLooser[] = {10, 100};
+constexpr Index kRungs = 8;
+constexpr int kClimbSteps = 40;
 
 std::string number(double v) {
   char text[32];
@@ -49,6 +56,24 @@ class Search {
 
   // Whether a stricter aim has any hope where this search missed its own.
   bool worth_another() const { return !best_.met && !hopeless_; }
+  // Whether decays that reach a looser tolerance are worth a climb: it missed by a few digits only.
+  bool worth_climbing() const { return !best_.met && closest_excess_ < kClimb; }
+
+  // From the decays of a sum that is within a looser tolerance: as many on a logarithmic axis and more, polished each time.
+  ExponentialFit climb(const ExponentialSum& loose) {
+    Basis basis;
+    for (const ExponentialTerm& t : loose.terms) basis.decays.push_back(t.decay);
+    take_samples(p_);
+    const Index first = static_cast<Index>(basis.decays.size()) + 1;
+    for (Index slots = first; all_real(basis) && slots <= std::min(p_.max_slots, first + kRungs) && !best_.met; ++slots) {
+      const Basis start{resampled(basis, slots), 0};
+      if (start.decays.empty()) break;
+      Solution s = polish(p_, start, kClimbSteps, 3);
+      attempt(s, "real decays");
+      basis = std::move(s.basis);
+    }
+    return done();
+  }
 
   ExponentialFit run() {
     hopeless_ = p_.tolerance == 0;
@@ -153,7 +178,6 @@ class Search {
     const Eigen::VectorXd weight = fitting::first_weights(p_);
     for (basis.powers = 0; basis.powers <= 4 && basis.columns() <= p_.max_slots; ++basis.powers) {
       const Solution s = project(p_, basis, weight);
-      if (s.excess > 1e3 && basis.powers >= 2) return false;
       // More than two may still be beaten by exponentials.
       if (attempt(s, basis.powers == 0 ? "constant" : "jets")) return basis.powers <= 1;
     }
@@ -252,6 +276,7 @@ class Search {
       if (slots == limit || stuck >= 4 || p_.work - work_before_ > kSearchWork) {
         if (best_.met) return;
         hopeless_ = slots == limit || least > kStuckNear;
+        closest_excess_ = least;
         note("polished sums of up to " + std::to_string(slots) + " slots " +
              (least > 1 ? "miss the tolerance " + number(least) + " times"
                         : "are within it at the samples only, or amplify rounding more than " + number(p_.max_amplification) +
@@ -292,6 +317,7 @@ class Search {
   ExponentialFit best_;
   std::map<Index, Tried> tried_;
   Index closest_ = 1;
+  double closest_excess_ = HUGE_VAL;
   double work_before_;
   bool hopeless_ = false;
   std::string notes_;
@@ -314,6 +340,19 @@ ExponentialFit search(Problem& problem, const FitOptions& options) {
     } else {
       fit.evaluations = next.evaluations, fit.solves = next.solves, fit.work = next.work;
     }
+  }
+  if (fit.met || asked > kClimbBelow || !first.worth_climbing()) return fit;
+  for (const double looser : kLooser) {
+    problem.tolerance = looser * asked;
+    problem.samples = {};
+    const ExponentialFit loose = Search(problem, options, problem.tolerance).run();
+    if (!loose.met) continue;
+    problem.tolerance = asked;
+    problem.samples = {};
+    ExponentialFit next = Search(problem, options, asked).climb(loose.sum);
+    if (next.met) return next;
+    fit.evaluations = next.evaluations, fit.solves = next.solves, fit.work = next.work;
+    break;
   }
   return fit;
 }

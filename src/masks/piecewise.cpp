@@ -9,6 +9,8 @@
 #include <limits>
 #include <sstream>
 
+#include "masks/chunk_columns.hpp"
+
 namespace espalier {
 
 namespace {
@@ -291,14 +293,14 @@ bool PiecewiseEngine<T>::multiply_low_rank_vjp(const std::string&, const LowRank
                                                const LowRankGradients<T, Cpu>& gradients, bool learn,
                                                std::vector<double>& parameter_bar, const Context<Cpu>& context) const {
   if (!learn || !source_.function || !source_.function->constant_pieces()) {
-    backend::chunked_low_rank_vjp<T, Cpu>(form().product, nullptr, in, cotangents, gradients, nullptr, context);
+    chunked_vjp_by_columns<T>(form().product, nullptr, in, cotangents, gradients, nullptr, context);
     return false;
   }
   const backend::ChunkedToeplitz<T>& l = learning();
   backend::ChunkedParameterGradient bar;
   bar.near.assign(l.near.size(), 0.0);
   bar.far.assign(parameter_bar.size(), 0.0);
-  backend::chunked_low_rank_vjp<T, Cpu>(l, &l, in, cotangents, gradients, &bar, context);
+  chunked_vjp_by_columns<T>(l, &l, in, cotangents, gradients, &bar, context);
   for (std::size_t p = 0; p < bar.far.size(); ++p) parameter_bar[p] += bar.far[p];
   const Index tile = 2 * l.chunk - 1;
   for (std::size_t k = 0; k < l.near.size(); ++k) {

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "masks/certified_error.hpp"
+#include "masks/chunk_columns.hpp"
 #include "masks/grid_table.hpp"
 
 namespace espalier {
@@ -420,8 +421,7 @@ bool SequenceEngines<T>::multiply_low_rank_vjp(const std::string& engine, const 
   const Kind kind = engine == "band" ? Kind::band : Kind::exponentials;
   const Learning* l = learn ? &learning(kind, SetUpWatch(context.progress)) : nullptr;
   if (l == nullptr || !l->usable) {
-    backend::chunked_low_rank_vjp<T, Cpu>(form(kind, false).basis.product, nullptr, in, cotangents, gradients, nullptr,
-                                          context);
+    chunked_vjp_by_columns<T>(form(kind, false).basis.product, nullptr, in, cotangents, gradients, nullptr, context);
     return false;
   }
   const SequenceValues& s = source();
@@ -429,7 +429,7 @@ bool SequenceEngines<T>::multiply_low_rank_vjp(const std::string& engine, const 
   const auto near = static_cast<Index>(l->form.near.size());
   bar.near.assign(static_cast<std::size_t>(near), 0.0);
   bar.far.assign(s.parameters, 0.0);
-  backend::chunked_low_rank_vjp<T, Cpu>(form(kind, false).basis.product, &l->form, in, cotangents, gradients, &bar, context);
+  chunked_vjp_by_columns<T>(form(kind, false).basis.product, &l->form, in, cotangents, gradients, &bar, context);
   for (std::size_t p = 0; p < s.parameters; ++p) {
     double sum = bar.far[p];
     for (Index k = 0; k < near; ++k) {

@@ -570,6 +570,39 @@ TEST_CASE("reports of long sequences take at most 44 bytes a token") {
   }
 }
 
+// Found by review: moments of m x c numbers and tiles of c columns grew with the columns of x.
+TEST_CASE("what a gradient between chunks takes does not grow with the columns") {
+  for (const char* engine : {"exponentials", "piecewise"}) {
+    es::GridOptions options;
+    options.engine = engine;
+    options.tolerance = 1e-4;
+    const Index length = 700, m = 8;
+    const es::DistanceFunction f = engine == std::string("piecewise")
+                                       ? es::DistanceFunction(es::PiecewiseConstant{{5, 300}, {1, 0.5, 0.25}})
+                                       : es::DistanceFunction(es::Rational{.width = 16});
+    const es::GridMask<float> mask({length}, f, es::Distance::l1, options);
+    const auto taken = [&](Index c) {
+      const std::vector<float> a(at(length * m), 0.5F), b(a), x(at(length * c), 0.25F), y(x);
+      std::vector<float> a_bar(a), b_bar(a), x_bar(x), p(mask.parameters().size());
+      (void)mask.report({.columns = c, .rank = m});
+      const auto call = [&] {
+        mask.multiply_low_rank_vjp({{a.data(), length, m}, {b.data(), length, m}, {x.data(), length, c}},
+                                   {{y.data(), length, c}, {}},
+                                   {{a_bar.data(), length, m},
+                                    {b_bar.data(), length, m},
+                                    {x_bar.data(), length, c},
+                                    {p.data(), static_cast<Index>(p.size())}},
+                                   context_of(2));
+      };
+      call();  // the derivatives' forms, which are kept
+      return bytes_during(call);
+    };
+    CAPTURE(engine);
+    // Several blocks keep a_bar and b_bar of one beside those of all.
+    CHECK(taken(2048) <= taken(256) + taken(256) / 8 + 2 * sizeof(float) * at(length * m) + 65536);
+  }
+}
+
 TEST_CASE_TEMPLATE("softmax and top-k attention stay within their bounds", T, float, double) {
   const Index heads = 2;
   struct Shape {

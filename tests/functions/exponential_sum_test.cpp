@@ -145,6 +145,50 @@ TEST_CASE("double precision is met too, and every kind of tolerance") {
   }
 }
 
+// Found by use: these were refused, though sums of some 30 slots are good to the last digits of double.
+TEST_CASE("1e-12 over 65,536 distances is met for functions that fall slowly") {
+  const Index count = 65536;
+  for (const DistanceFunction& f :
+       {DistanceFunction(Rational{.width = 16}), DistanceFunction(PowerLaw{.width = 10, .exponent = 1.5}),
+        DistanceFunction(StretchedExponential{.width = 36}),
+        DistanceFunction(Callable{[](double d) { return 1 / std::sqrt(1 + d); }, "1/sqrt(1+d)"})}) {
+    const ExponentialFit fit = fit_exponentials(f, count, within(1e-12));
+    CAPTURE(fit.reason);
+    CHECK(fit.met);
+    CHECK(*fit.certificate.row <= 1e-12);
+    CHECK(fit.sum.slots() <= 34);
+    CHECK(fit.amplification < 2);
+    // Errors of some distances are at most those of all of them, which the row of token 0 sees.
+    long double error = 0, norm = 0;
+    for (Index d = 0; d < count; ++d) norm += std::abs(f(static_cast<double>(d)));
+    for (Index d = 0; d < count; d += 16) {
+      error += std::abs(espalier::test::exponential_value(fit.sum, d) - static_cast<long double>(f(static_cast<double>(d))));
+    }
+    CHECK(error <= 1e-12L * norm);
+  }
+  const Callable logarithm{[](double d) { return std::log(1 + d); }, "log(1+d)"};
+  for (const double tolerance : {1e-11, 1e-12}) CHECK(fit_exponentials(logarithm, 10000, within(tolerance)).met);
+}
+
+// Found by use: a polynomial of degree 3 was given up at degree 2.
+TEST_CASE("polynomials by their values, up to degree 4, are found whole") {
+  for (const int degree : {3, 4}) {
+    const Callable power{[degree](double d) { return std::pow(d, degree); }, "power"};
+    for (const Index count : {4, 5, 8, 100, 1000}) {
+      for (const ToleranceKind kind : {ToleranceKind::row, ToleranceKind::entry}) {
+        const FitOptions options = within(1e-12, kind);
+        const ExponentialFit fit = fit_exponentials(power, count, options);
+        CAPTURE(degree);
+        CAPTURE(count);
+        CAPTURE(fit.reason);
+        CHECK(fit.met);
+        CHECK(fit.sum.slots() <= degree + 1);
+        CHECK(broken_promises(fit, power, count, options).empty());
+      }
+    }
+  }
+}
+
 TEST_CASE("sums hidden in tables and callables are found") {
   const auto found = [](const DistanceFunction& f, Index count, Index slots) {
     const ExponentialFit fit = fit_exponentials(f, count, within(1e-6));

@@ -488,6 +488,58 @@ TEST_CASE("exponentials: a derivative without a sum of exponentials is not searc
   CHECK(fused(*step->with_parameters(easy.parameters())));
 }
 
+// Found by review: what a gradient takes grew with the columns of x.
+TEST_CASE_TEMPLATE("gradients of wide values, in several blocks of columns, are those of tiles", T, float, double) {
+  const Index n = 500, m = 3, c = 600;
+  const Random random(81);
+  const auto numbers = [&](Index count, std::uint64_t first) {
+    std::vector<T> v;
+    for (Index k = 0; k < count; ++k) v.push_back(static_cast<T>(random.normal(first + static_cast<std::uint64_t>(k))));
+    return v;
+  };
+  const std::vector<T> a = numbers(n * m, 0), b = numbers(n * m, 10000), x = numbers(n * c, 20000), y = numbers(n * c, 400000),
+                       r = numbers(n, 800000);
+  struct Gradients {
+    std::vector<T> a, b, x, p;
+    bool operator==(const Gradients&) const = default;
+  };
+  const auto gradients = [&](const Mask<T>& mask, int threads) {
+    Gradients g{a, b, x, std::vector<T>(mask.parameters().size())};
+    mask.multiply_low_rank_vjp(
+        {{a.data(), n, m}, {b.data(), n, m}, {x.data(), n, c}}, {{y.data(), n, c}, {r.data(), n}},
+        {{g.a.data(), n, m}, {g.b.data(), n, m}, {g.x.data(), n, c}, {g.p.data(), static_cast<Index>(g.p.size())}},
+        {.threads = threads});
+    return g;
+  };
+  const auto difference = [](const std::vector<T>& got, const std::vector<T>& expected) {
+    double largest = 0, error = 0;
+    for (std::size_t k = 0; k < got.size(); ++k) {
+      largest = std::max(largest, std::abs(static_cast<double>(expected[k])));
+      error = std::max(error, std::abs(static_cast<double>(got[k]) - static_cast<double>(expected[k])));
+    }
+    return error / largest;
+  };
+  const PiecewiseConstant pieces{{3, 150, 170}, {1, 0.5, -0.25, 0.125}};
+  const std::vector<std::pair<const char*, DistanceFunction>> masks = {
+      {"exponentials", Rational{.width = 16}}, {"band", Gaussian{.width = 20}}, {"piecewise", pieces}};
+  for (const auto& one : masks) {
+    const char* engine = one.first;
+    const DistanceFunction& f = one.second;
+    CAPTURE(engine);
+    const GridMask<T> mask({n}, f, Distance::l1, forced<T>(engine, sizeof(T) == 4 ? 1e-6 : 1e-10));
+    const GridMask<T> tiles({n}, f, Distance::l1, forced<T>("direct", 0));
+    const Gradients got = gradients(mask, 1), expected = gradients(tiles, 1);
+    CHECK(got == gradients(mask, 3));
+    // The tolerance is relative to sums of absolute values; sums of either sign over 500 tokens are some 1/22 of them, and both
+    // the mask's and its derivative's forms have it: 100 times the tolerance.
+    const double close = sizeof(T) == 4 ? 1e-4 : 1e-8;
+    CHECK(difference(got.a, expected.a) <= close);
+    CHECK(difference(got.b, expected.b) <= close);
+    CHECK(difference(got.x, expected.x) <= close);
+    CHECK(difference(got.p, expected.p) <= close);
+  }
+}
+
 TEST_CASE("sequence engines: what is refused, and why") {
   const Index n = 2000;
   const Random random(7);
