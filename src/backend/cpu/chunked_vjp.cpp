@@ -52,9 +52,10 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
   }
   const PlainRows<T> f = plain_rows(factor, t0, n, call.m_pad, scratch + at.plain_m);
   const PlainRows<T> v = value ? plain_rows(value, t0, n, call.c_pad, scratch + at.plain_c) : PlainRows<T>{};
-  // A panel of columns stays in the first cache for all vectors of the basis. The next chunk of the sweep is asked for in as
-  // many parts as there are products to wait behind.
-  const Index next = upward ? chunk + 1 : chunk - 1, coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
+  // A panel of columns stays in the first cache for all vectors of the basis. A chunk to come (with near tiles: the next one
+  // that none has touched) is asked for in as many parts as there are products to wait behind.
+  const Index ahead = call.near ? call.mask->gap : 1, next = upward ? chunk + ahead : chunk - ahead;
+  const Index coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
   const Index parts = (call.m_pad + kPanel<T> - 1) / kPanel<T> * basis;
   Index asked = 0, part = 0;
   for_column_vectors<T>(call.m_pad, [&](Index column, auto vectors) HWY_ATTR {
