@@ -3,7 +3,8 @@
 //
 // tile_benchmark [tokens (4096)] [features (64)] [repeats (9)]
 // The peak is a loop of multiply-adds on registers with the instruction set in use, run right before each product; the table
-// gives medians of the ratio. One thread: processor time, which other work on the machine disturbs little. Two: wall time.
+// gives medians of the ratio. One thread, processor time, which other work on the machine disturbs little; what a second one
+// gains: threads_benchmark.
 #include <espalier/core/instruction_set.hpp>
 #include <espalier/core/mask.hpp>
 #include <espalier/core/random.hpp>
@@ -107,37 +108,34 @@ void rows_of_table(Index n, Index m, int repeats) {
     const BenchmarkMask<T> mask(n, form);
     std::vector<T> table_bar(mask.parameters().size());
     const LowRankInputs<T> in{{a.data(), n, m}, {b.data(), n, m}, {x.data(), n, m}};
-    for (const int threads : {1, 2}) {
-      const Context<Cpu> context{.threads = threads};
-      const auto forward = [&] {
-        for (Index k = 0; k < calls; ++k) mask.multiply_low_rank(in, {{y.data(), n, m}, {r.data(), n}}, context);
-      };
-      const auto backward = [&] {
-        LowRankGradients<T> g{{a_bar.data(), n, m}, {b_bar.data(), n, m}, {x_bar.data(), n, m}};
-        if (!table_bar.empty()) g.parameters = {table_bar.data(), static_cast<Index>(table_bar.size())};
-        for (Index k = 0; k < calls; ++k) mask.multiply_low_rank_vjp(in, {{a.data(), n, m}, {r.data(), n}}, g, context);
-      };
-      std::vector<double> peaks, forward_part, backward_part, ratio, forward_time;
-      for (int k = 0; k < repeats; ++k) {
-        // The peak right before and after, so that a change of clock speed in between shows in neither alone.
-        const double p0 = peak(threads);
-        const double f = time_of(threads, forward);
-        const double p1 = peak(threads);
-        const double g = time_of(threads, backward);
-        const double p2 = peak(threads);
-        const double width = sizeof(T) / sizeof(float);
-        peaks.push_back(p1 / width);
-        forward_time.push_back(f / static_cast<double>(calls));
-        forward_part.push_back(2 * unit / f / ((p0 + p1) / 2 / width));
-        backward_part.push_back(5 * unit / g / ((p1 + p2) / 2 / width));
-        ratio.push_back(g / f);
-      }
-      std::printf("%-7s %-9s %7d %13.1f %12.2f %10.3f %9.3f %8.2f   %.3f .. %.3f\n", sizeof(T) == 4 ? "float" : "double",
-                  kNames[static_cast<int>(form)], threads, median(peaks) / 1e9, median(forward_time) * 1e3,
-                  median(forward_part), median(backward_part), median(ratio),
-                  *std::min_element(forward_part.begin(), forward_part.end()),
-                  *std::max_element(forward_part.begin(), forward_part.end()));
+    const Context<Cpu> context{.threads = 1};
+    const auto forward = [&] {
+      for (Index k = 0; k < calls; ++k) mask.multiply_low_rank(in, {{y.data(), n, m}, {r.data(), n}}, context);
+    };
+    const auto backward = [&] {
+      LowRankGradients<T> g{{a_bar.data(), n, m}, {b_bar.data(), n, m}, {x_bar.data(), n, m}};
+      if (!table_bar.empty()) g.parameters = {table_bar.data(), static_cast<Index>(table_bar.size())};
+      for (Index k = 0; k < calls; ++k) mask.multiply_low_rank_vjp(in, {{a.data(), n, m}, {r.data(), n}}, g, context);
+    };
+    std::vector<double> peaks, forward_part, backward_part, ratio, forward_time;
+    for (int k = 0; k < repeats; ++k) {
+      // The peak right before and after, so that a change of clock speed in between shows in neither alone.
+      const double p0 = peak(1);
+      const double f = time_of(1, forward);
+      const double p1 = peak(1);
+      const double g = time_of(1, backward);
+      const double p2 = peak(1);
+      const double width = sizeof(T) / sizeof(float);
+      peaks.push_back(p1 / width);
+      forward_time.push_back(f / static_cast<double>(calls));
+      forward_part.push_back(2 * unit / f / ((p0 + p1) / 2 / width));
+      backward_part.push_back(5 * unit / g / ((p1 + p2) / 2 / width));
+      ratio.push_back(g / f);
     }
+    std::printf("%-7s %-9s %13.1f %12.2f %10.3f %9.3f %8.2f   %.3f .. %.3f\n", sizeof(T) == 4 ? "float" : "double",
+                kNames[static_cast<int>(form)], median(peaks) / 1e9, median(forward_time) * 1e3, median(forward_part),
+                median(backward_part), median(ratio), *std::min_element(forward_part.begin(), forward_part.end()),
+                *std::max_element(forward_part.begin(), forward_part.end()));
   }
 }
 
@@ -151,8 +149,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   std::printf("%td tokens, m = c = %td, %s, median of %d\n", n, m, espalier::instruction_set().c_str(), repeats);
-  std::printf("%-7s %-9s %7s %13s %12s %10s %9s %8s   %s\n", "type", "mask", "threads", "peak GFLOP/s", "forward ms",
-              "fwd/peak", "bwd/peak", "bwd/fwd", "fwd/peak least .. most");
+  std::printf("%-7s %-9s %13s %12s %10s %9s %8s   %s\n", "type", "mask", "peak GFLOP/s", "forward ms", "fwd/peak", "bwd/peak",
+              "bwd/fwd", "fwd/peak least .. most");
   rows_of_table<float>(n, m, repeats);
   rows_of_table<double>(n, m, repeats);
   return 0;

@@ -148,9 +148,12 @@ template <class T, class B>
 FeatureMap<T, B> FeatureMap<T, B>::redraw(std::uint64_t seed) const {
   if (!options_.projection.empty())
     throw ValueError("FeatureMap::redraw: the projection was given, there is no seed to change");
-  FeatureOptions next = options_;
-  next.seed = seed;
-  return FeatureMap(width_, std::move(next));
+  return FeatureMap(width_, FeatureOptions{.kind = options_.kind,
+                                           .epsilon = options_.epsilon,
+                                           .features = options_.features,
+                                           .seed = seed,
+                                           .orthogonal = options_.orthogonal,
+                                           .scale = options_.scale});
 }
 
 template <class T, class B>

@@ -23,7 +23,8 @@ struct SlidingToeplitz {
 
 // y = M x by sums over sliding windows, about four additions an element and window whatever their length, and none of them a
 // difference: a row is as accurate as its own entries. Memory: two numbers a column for every token back to the end of the
-// furthest window that has one, up to 64 columns (double: 32) a thread at once, as the context's scratch memory allows.
+// furthest window that has one, up to 64 columns (double: 32) a thread at once, as the context's scratch memory allows. Threads
+// share columns, and stretches of tokens where these are long beside the windows that have an end.
 template <class T, class B>
 void sliding_multiply(const SlidingToeplitz<T>& m, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context);
 // Bound on the memory that it takes, with the default Context::scratch_bytes.

@@ -47,6 +47,7 @@ void copy_options(Problem& p, const DistanceFunction& f, const FitOptions& o) {
   p.f = &f;
   p.tolerance = o.tolerance, p.max_amplification = o.max_amplification;
   p.kind = o.kind, p.one_sided = o.one_sided, p.max_slots = o.max_slots;
+  p.stop = o.stop;
 }
 
 // One piece of the subdivision: its nodes, and whether the polynomial through them is f.
@@ -156,6 +157,10 @@ class Sampler {
 
 }  // namespace
 
+void Problem::look() const {
+  if (stop.stop_requested()) throw Cancelled();
+}
+
 double Problem::allowed(double d, double y) const {
   if (kind == ToleranceKind::entry) return tolerance * largest;
   if (kind == ToleranceKind::pointwise) return tolerance * std::max(std::abs(y), 1e-7 * largest);
@@ -202,6 +207,7 @@ Problem integer_problem(const DistanceFunction& f, Index count, const FitOptions
   p.norm.resize(p.all.size());
   double sum = 0;
   for (std::size_t k = 0; k < p.all.size(); ++k) {
+    if (k % 4096 == 0) p.look();
     p.all[k] = checked(f, static_cast<double>(k));
     sum += std::abs(p.all[k]);
     p.norm[k] = sum;

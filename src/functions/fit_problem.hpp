@@ -7,6 +7,7 @@
 #include <Eigen/Core>
 
 #include <array>
+#include <stop_token>
 #include <vector>
 
 namespace espalier::fitting {
@@ -36,7 +37,10 @@ struct Problem {
   std::vector<std::array<double, 2>> pieces;  // real ranges: where f is a polynomial of degree 7
   Index evaluations = 0, solves = 0;
   double work = 0;
+  std::stop_token stop{};
 
+  // Throws Cancelled where a stop was asked for.
+  void look() const;
   // The error allowed at a distance whose value is y.
   double allowed(double d, double y) const;
   // By how much the errors at the samples pass the tolerance; <= 1: met, as far as samples tell.

@@ -64,6 +64,7 @@ class RangeCheck {
   };
 
   void piece(double a, double b, int depth) {
+    p_.look();
     if (++pieces_ > kMostPieces) {
       largest_error_ = kInfinity;
       return;

@@ -138,6 +138,7 @@ void descend(Problem& p, Basis& basis, Projection& at, const VectorXd& root, int
   double damping = 1e-3;
   int slow = 0;
   for (int step = 0; step < steps; ++step) {
+    p.look();
     const MatrixXd j = jacobian(p, basis, at, root);
     const Eigen::Index n = j.cols();
     VectorXd scale = j.colwise().norm();

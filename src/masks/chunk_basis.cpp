@@ -19,23 +19,22 @@ namespace {
 struct SideProblem {
   States states;
   Matrix basis;
-  std::vector<double> inverse;
+  double least = 0;  // of |f| that count for the pointwise error
 };
 
 SideProblem side_problem(const std::vector<double>& f, const ExponentialSum& sum, Index chunk, Index gap, ToleranceKind kind) {
   SideProblem p;
   p.states = states_of(sum, chunk, gap);
   if (p.states.row.cols() > 1) p.basis = basis_of(sum, static_cast<Index>(f.size()), chunk, gap, kind);
-  double largest = 0;
-  for (const double v : f) largest = std::max(largest, std::abs(v));
-  for (const double v : f) p.inverse.push_back(std::abs(v) >= 1e-7 * largest && v != 0 ? 1 / std::abs(v) : 0);
+  for (const double v : f) p.least = std::max(p.least, 1e-7 * std::abs(v));
   return p;
 }
 
 }  // namespace
 
 template <class T>
-ChunkBasis<T> chunk_basis(const ToeplitzValues& m, Index chunk, Index gap, double tolerance, ToleranceKind kind) {
+ChunkBasis<T> chunk_basis(const ToeplitzValues& m, const SideSums& sums, Index chunk, Index gap, double tolerance,
+                          ToleranceKind kind, const SetUpWatch& watch) {
   ChunkBasis<T> result;
   const auto length = static_cast<Index>(m.lower.size());
   backend::ChunkedToeplitz<T>& product = result.product;
@@ -62,21 +61,22 @@ ChunkBasis<T> chunk_basis(const ToeplitzValues& m, Index chunk, Index gap, doubl
   const bool far = length > gap * chunk;
   const bool with_lower = far && m.has_lower, with_upper = far && m.has_upper;
   std::vector<SideProblem> problems;
-  if (with_lower || (with_upper && m.symmetric)) problems.push_back(side_problem(m.lower, m.lower_sum, chunk, gap, kind));
-  if (with_upper && !m.symmetric) problems.push_back(side_problem(m.upper, m.upper_sum, chunk, gap, kind));
+  if (with_lower || (with_upper && m.symmetric)) problems.push_back(side_problem(m.lower, sums.lower, chunk, gap, kind));
+  if (with_upper && !m.symmetric) problems.push_back(side_problem(m.upper, sums.upper, chunk, gap, kind));
   Index most = 0;
   for (const SideProblem& p : problems) most = std::max(most, p.states.row.cols());
 
   std::vector<Side> sides(problems.size());
   std::vector<Errors> errors(problems.size());
+  const auto is_upper = [&](std::size_t k) { return with_upper && !m.symmetric && k + 1 == problems.size(); };
   const auto measure = [&](Index count, bool all) {
     for (std::size_t k = 0; k < problems.size(); ++k) {
-      const bool is_upper = with_upper && !m.symmetric && k + 1 == problems.size();
+      errors[k] = Errors();  // 16 bytes a token that are not needed beside the new ones
       sides[k] = project<T>(problems[k].states, problems[k].basis, count);
-      errors[k] = errors_of(sides[k], is_upper ? m.upper : m.lower, problems[k].inverse, gap, all);
+      errors[k] = errors_of(sides[k], is_upper(k) ? m.upper : m.lower, problems[k].least, gap, all, watch);
     }
-    const Errors* low = with_lower ? &errors.front() : nullptr;
-    const Errors* high = with_upper ? &errors.back() : nullptr;
+    Errors* low = with_lower ? &errors.front() : nullptr;
+    Errors* high = with_upper ? &errors.back() : nullptr;
     Certificate c;
     c.row = worst_row(low, high, m, near_error, chunk, gap);
     double entry = 0, pointwise = 0.5 * static_cast<double>(std::numeric_limits<T>::epsilon());
@@ -94,6 +94,14 @@ ChunkBasis<T> chunk_basis(const ToeplitzValues& m, Index chunk, Index gap, doubl
   Index count = 1;
   while (count < most && !measure(count, false)) ++count;
   for (; !(result.met = measure(count, true)) && count < most; ++count) {
+  }
+  if (result.met && kind == ToleranceKind::pointwise) {
+    // Four times the standard deviation, of unit roundoffs.
+    const double unit = 4 * 0.5 * static_cast<double>(std::numeric_limits<T>::epsilon());
+    for (std::size_t k = 0; k < sides.size(); ++k) {
+      result.entry_rounding = std::max(result.entry_rounding, unit * entry_rounding(sides[k], is_upper(k) ? m.upper : m.lower,
+                                                                                    problems[k].least, gap, watch));
+    }
   }
   if (with_lower) product.lower = stored<T>(sides.front());
   if (with_upper) {
@@ -171,7 +179,9 @@ Index band_width(const ToeplitzValues& m, double tolerance, ToleranceKind kind) 
   return w;
 }
 
-template ChunkBasis<float> chunk_basis(const ToeplitzValues&, Index, Index, double, ToleranceKind);
-template ChunkBasis<double> chunk_basis(const ToeplitzValues&, Index, Index, double, ToleranceKind);
+template ChunkBasis<float> chunk_basis(const ToeplitzValues&, const SideSums&, Index, Index, double, ToleranceKind,
+                                       const SetUpWatch&);
+template ChunkBasis<double> chunk_basis(const ToeplitzValues&, const SideSums&, Index, Index, double, ToleranceKind,
+                                        const SetUpWatch&);
 
 }  // namespace espalier

@@ -9,17 +9,26 @@
 #include <vector>
 
 #include "backend/chunked.hpp"
+#include "masks/set_up_watch.hpp"
 
 namespace espalier {
 
-// M_ij = lower[i - j] for i >= j, upper[j - i] for i < j, L = lower.size() = upper.size(); upper empty: 0. The sums stand for
-// the values at distances from (gap - 1) chunk + 1 on; upper_sum is not looked at where `symmetric` says that both sides are
-// one.
+// M_ij = lower[i - j] for i >= j, upper[j - i] for i < j, L = lower.size(). upper: as many, or empty where both sides
+// are one (`symmetric`) or all of it is 0.
 struct ToeplitzValues {
   std::vector<double> lower, upper;
-  ExponentialSum lower_sum, upper_sum;
   bool symmetric = false;
   bool has_lower = true, has_upper = true;  // false: that side is 0
+};
+
+// What stands for values at distances from (gap - 1) chunk + 1 on; `upper` is not looked at where both sides are one.
+struct SideSums {
+  ExponentialSum lower, upper;
+};
+// A derivative of the mask, of the same symmetry and sides.
+struct ToeplitzDerivative {
+  ToeplitzValues values;
+  SideSums sums;
 };
 
 template <class T>
@@ -27,6 +36,7 @@ struct ChunkBasis {
   backend::ChunkedToeplitz<T> product;
   Certificate certificate;    // of the form as stored, near rounding included
   bool met = false;           // within the tolerance
+  double entry_rounding = 0;  // kind pointwise: of a product, for the worst single far entry and relative to it
   Index fitted_negative = 0;  // entries M >= 0 whose M~ < 0, over one row position of each chunk
 };
 
@@ -34,14 +44,16 @@ struct ChunkBasis {
 // Basis: the left singular vectors of {f~(t + a)}, a in a chunk, t from one gap on, weighted as the kind of tolerance asks.
 // The certificate is computed from every entry of every pair of chunks: O(L chunk R).
 template <class T>
-ChunkBasis<T> chunk_basis(const ToeplitzValues& values, Index chunk, Index gap, double tolerance, ToleranceKind kind);
+ChunkBasis<T> chunk_basis(const ToeplitzValues& values, const SideSums& sums, Index chunk, Index gap, double tolerance,
+                          ToleranceKind kind, const SetUpWatch& watch = SetUpWatch());
 
 // The same mask with its derivatives by parameters beside it, for gradients: `derivatives` hold dM/dp with sums of their own,
 // on the same chunks. Their states join those of M, and as many basis vectors are added as their errors need to be within the
 // tolerance too. False, and nothing in `form`, where that takes more than 32.
 template <class T>
-bool derivative_form(const ToeplitzValues& values, const std::vector<ToeplitzValues>& derivatives, const ChunkBasis<T>& basis,
-                     double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form);
+bool derivative_form(const ToeplitzValues& values, const SideSums& sums, const std::vector<ToeplitzDerivative>& derivatives,
+                     const ChunkBasis<T>& basis, double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form,
+                     const SetUpWatch& watch = SetUpWatch());
 
 // The number R that the far values of one side would need: their numerical rank over chunks at this tolerance, from a few
 // hundred places. An estimate (a few milliseconds), for choosing; values that are no short sum of anything smooth have rank

@@ -148,12 +148,20 @@ struct Errors {
   Index negative = 0;
 };
 
-// f: values by distance; inverse: 1 / |f| where |f| counts for the pointwise error, else 0. all: every distance in chunks, as a
+// f: values by distance; least: the smallest |f| that counts for the pointwise error. all: every distance in chunks, as a
 // certificate needs; otherwise further and further apart, for a quick look.
-Errors errors_of(const Side& side, const std::vector<double>& f, const std::vector<double>& inverse, Index gap, bool all);
-// The worst row's sum of errors over both sides, relative to its norm; null: a side without far entries. near: what near
+Errors errors_of(const Side& side, const std::vector<double>& f, double least, Index gap, bool all, const SetUpWatch& watch);
+// The rounding of a product in units of 0.5 eps(T), for its worst single far entry and relative to that entry: the largest of
+//   sum |row_p(a)| |out_ps| sqrt(w_s) |D^n_s| |in_sq| |source_q(b)| / |f(d)|
+// over the distances that count, w_s the operations behind one term: 2 R + r + 10 (moments, in, out, rows; rounding turned
+// matrices; a compensated state), and 2 n more for a state that is not compensated. Roundings of a chain are taken for
+// independent, so that w of them make sqrt(w) (N. Higham, T. Mary, SIAM J. Sci. Comput. 41 (2019) A2815), terms for equal in
+// sign.
+double entry_rounding(const Side& side, const std::vector<double>& f, double least, Index gap, const SetUpWatch& watch);
+// The worst row's sum of errors over both sides, relative to its norm, from by_row of the lower side and by_source of the upper
+// one, which become sums over n; null: a side without far entries. near: what near
 // entries add to every row.
-double worst_row(const Errors* lower, const Errors* upper, const ToeplitzValues& m, double near, Index chunk, Index gap);
+double worst_row(Errors* lower, Errors* upper, const ToeplitzValues& m, double near, Index chunk, Index gap);
 
 template <class T>
 backend::ChunkSide<T> stored(const Side& s) {

@@ -30,6 +30,7 @@ struct LearningSide {
   std::vector<const ToeplitzValues*> masks;        // what rows are measured by
   bool lower = true, upper = true;                 // the sides that it stands for
   Matrix own;                                      // [C, R] vectors that rows read
+  const SetUpWatch* watch = nullptr;
 };
 
 Matrix reversed(const Matrix& m) {
@@ -95,9 +96,7 @@ Side side_on(const States& states, const Matrix& row, const Matrix& source) {
 
 // The worst row's error of the k-th function of a side.
 double error_of(const LearningSide& side, std::size_t k, const Side& form, Index gap, bool all) {
-  const std::vector<double>& f = *side.values[k];
-  const std::vector<double> inverse(f.size(), 0.0);
-  const Errors e = errors_of(form, f, inverse, gap, all);
+  Errors e = errors_of(form, *side.values[k], std::numeric_limits<double>::infinity(), gap, all, *side.watch);
   return worst_row(side.lower ? &e : nullptr, side.upper ? &e : nullptr, *side.masks[k], 0, form.row.rows(), gap);
 }
 
@@ -187,17 +186,19 @@ backend::ChunkSide<T> stored_learning(const std::vector<Side>& forms, const Matr
   return side;
 }
 
-LearningSide learning_side(const ToeplitzValues& m, const std::vector<ToeplitzValues>& derivatives, bool lower, bool both,
-                           Index own, Index chunk, Index gap, ToleranceKind kind) {
+LearningSide learning_side(const ToeplitzValues& m, const SideSums& sums, const std::vector<ToeplitzDerivative>& derivatives,
+                           bool lower, bool both, Index own, Index chunk, Index gap, ToleranceKind kind,
+                           const SetUpWatch& watch) {
   LearningSide side;
   const bool first = lower || m.symmetric;
-  const auto add = [&](const ToeplitzValues& v) {
-    side.sums.push_back(first ? &v.lower_sum : &v.upper_sum);
+  const auto add = [&](const ToeplitzValues& v, const SideSums& of) {
+    side.sums.push_back(first ? &of.lower : &of.upper);
     side.values.push_back(first ? &v.lower : &v.upper);
     side.masks.push_back(&v);
   };
-  add(m);
-  for (const ToeplitzValues& d : derivatives) add(d);
+  add(m, sums);
+  for (const ToeplitzDerivative& d : derivatives) add(d.values, d.sums);
+  side.watch = &watch;
   side.lower = lower || both;
   side.upper = !lower || both;
   const auto length = static_cast<Index>(m.lower.size());
@@ -237,16 +238,18 @@ std::pair<std::vector<Matrix>, std::vector<Matrix>> learning_vectors(const std::
 }  // namespace
 
 template <class T>
-bool derivative_form(const ToeplitzValues& m, const std::vector<ToeplitzValues>& derivatives, const ChunkBasis<T>& basis,
-                     double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form) {
+bool derivative_form(const ToeplitzValues& m, const SideSums& sums, const std::vector<ToeplitzDerivative>& derivatives,
+                     const ChunkBasis<T>& basis, double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form,
+                     const SetUpWatch& watch) {
   form = basis.product;
   const Index chunk = form.chunk, gap = form.gap;
   if (form.length <= gap * chunk) return true;
   if (!m.has_lower) return false;
   const bool two_sided = m.has_upper, same = two_sided && m.symmetric;
   // What is below the diagonal serves what is above too where both are the same.
-  std::vector<LearningSide> sides{learning_side(m, derivatives, true, same, form.lower.basis, chunk, gap, kind)};
-  if (two_sided && !same) sides.push_back(learning_side(m, derivatives, false, false, form.upper.basis, chunk, gap, kind));
+  std::vector<LearningSide> sides{learning_side(m, sums, derivatives, true, same, form.lower.basis, chunk, gap, kind, watch)};
+  if (two_sided && !same)
+    sides.push_back(learning_side(m, sums, derivatives, false, false, form.upper.basis, chunk, gap, kind, watch));
   const double least = std::max(tolerance, 16.0 * static_cast<double>(std::numeric_limits<T>::epsilon()));
   // Two different sides share what is allowed in a row.
   std::vector<double> allowed(derivatives.size() + 1, two_sided && !same ? least / 2 : least);
@@ -280,9 +283,11 @@ bool derivative_form(const ToeplitzValues& m, const std::vector<ToeplitzValues>&
   return false;
 }
 
-template bool derivative_form(const ToeplitzValues&, const std::vector<ToeplitzValues>&, const ChunkBasis<float>&, double,
-                              ToleranceKind, backend::ChunkedToeplitz<float>&);
-template bool derivative_form(const ToeplitzValues&, const std::vector<ToeplitzValues>&, const ChunkBasis<double>&, double,
-                              ToleranceKind, backend::ChunkedToeplitz<double>&);
+template bool derivative_form(const ToeplitzValues&, const SideSums&, const std::vector<ToeplitzDerivative>&,
+                              const ChunkBasis<float>&, double, ToleranceKind, backend::ChunkedToeplitz<float>&,
+                              const SetUpWatch&);
+template bool derivative_form(const ToeplitzValues&, const SideSums&, const std::vector<ToeplitzDerivative>&,
+                              const ChunkBasis<double>&, double, ToleranceKind, backend::ChunkedToeplitz<double>&,
+                              const SetUpWatch&);
 
 }  // namespace espalier

@@ -109,11 +109,11 @@ template <class T, class B>
 DiffusionMask<T, B>::DiffusionMask(std::shared_ptr<const State> state, double time, const MaskOptions& options)
     : Mask<T, B>(state->op->graph->nodes(), state->op->graph->nodes(), options), state_(std::move(state)) {
   if (!(time >= 0) || !std::isfinite(time)) throw ValueError("DiffusionMask: the time must be finite and >= 0");
-  const double largest = -time * state_->op->smallest, limit = sizeof(T) == sizeof(float) ? 80 : 700;
-  if (largest > limit || -time * state_->op->low > 700) {
-    throw ValueError("DiffusionMask: exp(tA) overflows: t times the largest eigenvalue is up to " +
-                     std::to_string(-time * state_->op->low) + " (expected at most " + std::to_string(static_cast<int>(limit)) +
-                     "); use a smaller time or a Laplacian");
+  // ||M||_2 is at least exp(largest); the terms of its series, of size exp(t rho(|A|)), are split until they fit (plan_series).
+  const double largest = -time * state_->op->smallest, limit = sizeof(T) == sizeof(float) ? 80 : diffusion::kLargestExponent;
+  if (largest > limit) {
+    throw ValueError("DiffusionMask: exp(tA) overflows: t times the largest eigenvalue is at least " + std::to_string(largest) +
+                     " (expected at most " + std::to_string(static_cast<int>(limit)) + "); use a smaller time or a Laplacian");
   }
   expansion_ = std::make_shared<Expansion>(*state_, time, this->tolerance() > 0 ? this->tolerance() : 1e-16);
 }

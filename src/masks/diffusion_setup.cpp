@@ -168,6 +168,8 @@ Series plan_series(const Operator& op, double time, double tolerance, double eps
     s.steps = static_cast<Index>(steps);
     s.rounding =
         recurrence_rounding(steps * static_cast<double>(s.coefficients.size()), epsilon) * std::exp(excess / steps) + exponent;
+    // The last step's terms, before they cancel, on what the others have made; steps of excess 1 always fit.
+    if (-time * op.smallest + excess / steps > kLargestExponent + 2) s.rounding = std::numeric_limits<double>::infinity();
     const bool enough = s.rounding <= tolerance && s.certificate <= tolerance;
     if (steps == 1 || enough || s.rounding < best.rounding) best = std::move(s);
     if (enough || steps >= most) return best;

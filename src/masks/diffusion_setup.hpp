@@ -51,9 +51,11 @@ Series make_series(const Operator& op, double time, double tolerance, double ope
 
 // Float rounding of a recurrence of so many terms relative to the size of its terms, measured on road networks: 0.35 terms eps.
 double recurrence_rounding(double terms, double epsilon);
-// The series in the fewest steps (1, 2, 4, ...) whose rounding, with unit roundoff epsilon, is within the tolerance; where none
-// is, that of the least rounding. One step unless terms of size exp(-t low) cancel down to a kernel of size exp(-t smallest):
-// adjacency with weights of both signs.
+// exp of this is the largest norm of a kernel: e^709 is the largest double.
+inline constexpr double kLargestExponent = 700;
+// The series in the fewest steps (1, 2, 4, ...) whose terms stay within double and whose rounding, with unit roundoff epsilon,
+// is within the tolerance; where none is, that of the least rounding. Needs -t smallest <= kLargestExponent. One step unless
+// terms of size exp(-t low) cancel down to a kernel of size exp(-t smallest): adjacency with weights of both signs.
 Series plan_series(const Operator& op, double time, double tolerance, double epsilon, double operator_error = 0);
 
 // Eigenvalues and eigenvectors (columns, row-major n x n) of the symmetric operator; made once.

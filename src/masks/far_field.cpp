@@ -11,18 +11,33 @@
 
 namespace espalier {
 
-template <class T>
-FarFieldEngine<T>::FarFieldEngine(const GridSource& source, const MaskOptions& options, double tolerance)
-    : plan_(patch_plan(source.sizes)), table_(source.table), options_(options), tolerance_(tolerance) {}
+namespace {
+
+// A set-up that found no form finds none a step later either: unless it is forced it is made again after so many.
+constexpr Index kStepsWithout = 32;
+
+}  // namespace
 
 template <class T>
-const FarFieldForm<T>& FarFieldEngine<T>::form() const {
+FarFieldEngine<T>::FarFieldEngine(const GridSource& source, const MaskOptions& options, double tolerance,
+                                  std::shared_ptr<const FarFieldStart> start, Index failed)
+    : plan_(patch_plan(source.sizes)),
+      table_(source.table),
+      options_(options),
+      tolerance_(tolerance),
+      start_(std::move(start)),
+      failed_(failed) {}
+
+template <class T>
+const FarFieldForm<T>& FarFieldEngine<T>::form(const SetUpWatch& watch) const {
   std::call_once(once_, [&] {
     if (is_rough(plan_, table_, tolerance_)) {
       form_.reason = "its values change from point to point: no low rank in a block of them";
+      ready_.store(true, std::memory_order_release);
       return;
     }
-    form_ = far_field_form<T>(plan_, table_, tolerance_, options_.tolerance_kind);
+    form_ = far_field_form<T>(plan_, table_, tolerance_, options_.tolerance_kind, watch, start_);
+    ready_.store(true, std::memory_order_release);
   });
   return form_;
 }
@@ -56,7 +71,7 @@ Report FarFieldEngine<T>::report(Shape shape) const {
   r.certificate = f.certificate;
   r.terms = f.grid.levels.empty() ? 0 : f.grid.levels.front().basis;
   r.fitted_negative = f.maybe_negative;
-  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
+  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8 + f.entry_rounding;
   r.flops = near + far;
   // Into patch order and back; x, and y both ways, once a panel of features; moments and locals written and read, twice where
   // patches couple.
@@ -80,7 +95,8 @@ Report FarFieldEngine<T>::report(Shape shape) const {
 }
 
 template <class T>
-void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all) const {
+void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all,
+                                       const SetUpWatch& watch) const {
   const bool forced = options_.engine == "far-field";
   const auto refuse = [&](const std::string& why) {
     if (forced) throw ValueError("engine 'far-field' cannot serve this mask: " + why);
@@ -91,7 +107,7 @@ void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vect
   // On one axis these, where they serve, move fewer numbers: two to three times faster.
   const bool sequence =
       std::any_of(all.begin(), all.end(), [](const Report& r) { return r.engine == "exponentials" || r.engine == "band"; });
-  if (!forced && sequence) return;
+  if (!forced && (sequence || failed_ > 0)) return;
   // Not where even bases of four vectors would not pay, nor where the set-up, which finding out takes, costs more than the
   // whole product by another engine: some 2 Mflop a point.
   const double set_up = 2e6 * static_cast<double>(backend::count(plan_.sizes)) / options_.cost.chunk_flops;
@@ -101,7 +117,7 @@ void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vect
   const double far =
       16 * static_cast<double>(shape.heads * backend::count(plan_.sizes) * std::max<Index>(1, shape.rank) * shape.columns);
   if (!forced && seconds(near, far, 0, shape) >= best_other) return;
-  const FarFieldForm<T>& f = form();
+  const FarFieldForm<T>& f = form(watch);
   if (!f.met) return refuse(f.reason);
   all.push_back(report(shape));
 }
@@ -128,7 +144,9 @@ bool FarFieldEngine<T>::multiply_low_rank_vjp(const std::string&, const LowRankI
 
 template <class T>
 std::unique_ptr<const GridEngine<T>> FarFieldEngine<T>::with_source(const GridSource& source) const {
-  return std::make_unique<FarFieldEngine<T>>(source, options_, tolerance_);
+  const bool ready = ready_.load(std::memory_order_acquire);
+  const Index failed = ready ? (form_.met ? 0 : 1) : failed_ > 0 && failed_ < kStepsWithout ? failed_ + 1 : 0;
+  return std::make_unique<FarFieldEngine<T>>(source, options_, tolerance_, ready && form_.met ? form_.start : start_, failed);
 }
 
 template class FarFieldEngine<float>;

@@ -17,10 +17,13 @@ namespace espalier {
 template <class T>
 class FarFieldEngine final : public GridEngine<T> {
  public:
-  FarFieldEngine(const GridSource& source, const MaskOptions& options, double tolerance);
+  // start: null, or that of a mask a parameter step away. failed: how many steps ago such a mask was found to have no form; 0:
+  // it was not, or so long ago that it is worth another look.
+  FarFieldEngine(const GridSource& source, const MaskOptions& options, double tolerance,
+                 std::shared_ptr<const FarFieldStart> start = nullptr, Index failed = 0);
 
   bool serves(const std::string& engine) const override { return engine == "far-field"; }
-  void add_candidates(Shape shape, double best_other, std::vector<Report>& all) const override;
+  void add_candidates(Shape shape, double best_other, std::vector<Report>& all, const SetUpWatch& watch) const override;
   void multiply(const std::string& engine, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
                 const Context<Cpu>& context) const override;
   void multiply_low_rank(const std::string& engine, const LowRankInputs<T, Cpu>& in, const LowRankOutputs<T, Cpu>& out,
@@ -32,7 +35,7 @@ class FarFieldEngine final : public GridEngine<T> {
   std::unique_ptr<const GridEngine<T>> with_source(const GridSource& source) const override;
 
  private:
-  const FarFieldForm<T>& form() const;
+  const FarFieldForm<T>& form(const SetUpWatch& watch = SetUpWatch()) const;
   Report report(Shape shape) const;
   // By the cost model, from flops of the two parts and bytes.
   double seconds(double near, double far, double bytes, Shape shape) const;
@@ -42,7 +45,10 @@ class FarFieldEngine final : public GridEngine<T> {
   MaskOptions options_;
   double tolerance_;
   mutable std::once_flag once_;
+  std::shared_ptr<const FarFieldStart> start_;
+  Index failed_;
   mutable FarFieldForm<T> form_;
+  mutable std::atomic<bool> ready_{false};
 };
 
 }  // namespace espalier

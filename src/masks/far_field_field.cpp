@@ -26,8 +26,14 @@ Absolute::Absolute(const std::vector<double>& vectors, Index n, Index r, Index s
 }
 
 FieldSetup::FieldSetup(const PatchPlan& plan, const WholeTable& table, ToleranceKind kind, OffsetSets meets,
-                       std::function<double(double)> round)
-    : plan_(plan), table_(table), kind_(kind), meets_(std::move(meets)), wanted_(meets_), round_(std::move(round)) {
+                       std::function<double(double)> round, Steps& steps)
+    : plan_(plan),
+      table_(table),
+      kind_(kind),
+      meets_(std::move(meets)),
+      wanted_(meets_),
+      round_(std::move(round)),
+      steps_(steps) {
   for (std::size_t l = plan_.patches.size() - 1; l > 0; --l) {
     const Offsets all = offsets(l);
     const Index children = backend::count(plan_.split[l]);
@@ -47,22 +53,11 @@ BlockOf FieldSetup::leaf_block() const {
 
 void FieldSetup::measure_leaves() {
   const Offsets all = offsets(0);
-  const Index p = backend::count(plan_.patch), stride = padded_width(p);
-  std::vector<double> m(static_cast<std::size_t>(p * stride));
   for (Index k = 0; k < all.size(); ++k) {
-    double largest = 0, smallest = std::numeric_limits<double>::infinity();
-    if (wanted(0, k)) {
-      table_.block(all.at(k), plan_.patch, m.data(), stride);
-      for (Index a = 0; a < p; ++a) {
-        for (Index b = 0; b < p; ++b) {
-          const double v = std::abs(m[static_cast<std::size_t>(a * stride + b)]);
-          largest = std::max(largest, v);
-          if (v >= 1e-7 * table_.largest) smallest = std::min(smallest, v);
-        }
-      }
-    }
-    leaf_sizes_.largest.push_back(largest);
-    leaf_sizes_.smallest.push_back(std::isfinite(smallest) ? smallest : 0);
+    WholeTable::Extremes e{0, 0};
+    if (wanted(0, k)) e = table_.extremes(all.at(k), plan_.patch, 1e-7 * table_.largest);
+    leaf_sizes_.largest.push_back(e.largest);
+    leaf_sizes_.smallest.push_back(std::isfinite(e.smallest) ? e.smallest : 0);
   }
 }
 
@@ -120,7 +115,24 @@ Magnitudes FieldSetup::parent_sizes(std::size_t level, const Magnitudes& below) 
 void FieldSetup::find_leaves(double precision) {
   precision_ = precision;
   leaves_ = full_level(offsets(0), wanted_[0], backend::count(plan_.patch), leaf_block(), leaf_sizes_.largest, weights(),
-                       precision_, kMostBasis, round_);
+                       precision_, kMostBasis, round_, steps_);
+}
+
+void FieldSetup::take_leaves(const FarFieldStart& start) {
+  precision_ = start.precision;
+  leaves_ = Level();
+  leaves_.rows = backend::count(plan_.patch);
+  leaves_.basis = start.found;
+  leaves_.stride = padded_width(start.found);
+  leaves_.vectors = start.vectors;
+  fill_coefficients(offsets(0), wanted_[0], leaf_block(), leaves_, steps_);
+}
+
+Index FieldSetup::offsets_of_an_attempt() const {
+  // A sketch, coefficients and errors on each level.
+  Index count = 0;
+  for (const std::vector<char>& set : wanted_) count += std::count(set.begin(), set.end(), 1);
+  return 3 * count;
 }
 
 std::size_t FieldSetup::bytes() const {
@@ -154,7 +166,7 @@ bool FieldSetup::choose(double tolerance, Index most) {
       const Index rows = levels_.back().basis * backend::count(plan_.split[l]);
       if (rows > 0) {
         all = full_level(offsets(l), wanted_[l], rows, coefficient_block(l), sizes_.back().largest, weights(), precision_,
-                         kMostUpperBasis, round_);
+                         kMostUpperBasis, round_, steps_);
       }
       all.rows = rows;
       all.coefficients.resize(static_cast<std::size_t>(offsets(l).size()));
@@ -205,6 +217,40 @@ void subtract(const Level& l, const std::vector<double>& c, double* b, Index str
 
 }  // namespace
 
+namespace {
+
+struct EntryErrors {
+  double row = 0, entry = 0, pointwise = 0;  // the worst row's sum, the largest, the largest relative one
+};
+
+// Of e against m, [p, stride], columns p and beyond zero in both; relative: entries of at least `least`. Eight sums side by
+// side: one would wait for each addition.
+EntryErrors entry_errors(const double* m, const double* e, Index p, Index stride, double least) {
+  constexpr Index kLanes = 8;
+  double largest[kLanes] = {}, relative[kLanes] = {};
+  EntryErrors errors;
+  for (Index a = 0; a < p; ++a, m += stride, e += stride) {
+    double sum[kLanes] = {};
+    for (Index b = 0; b < stride; b += kLanes) {
+      for (Index l = 0; l < kLanes; ++l) {
+        const double size = std::abs(m[b + l]), d = std::abs(m[b + l] - e[b + l]), ratio = size >= least ? d / size : 0;
+        sum[l] += d;
+        largest[l] = largest[l] > d ? largest[l] : d;
+        relative[l] = relative[l] > ratio ? relative[l] : ratio;
+      }
+    }
+    for (Index l = 1; l < kLanes; ++l) sum[0] += sum[l];
+    errors.row = std::max(errors.row, sum[0]);
+  }
+  for (Index l = 0; l < kLanes; ++l) {
+    errors.entry = std::max(errors.entry, largest[l]);
+    errors.pointwise = std::max(errors.pointwise, relative[l]);
+  }
+  return errors;
+}
+
+}  // namespace
+
 // M - V C Vᵀ over every entry of every offset of leaves.
 LevelErrors FieldSetup::leaf_errors() const {
   const Level& l = levels_[0];
@@ -219,6 +265,7 @@ LevelErrors FieldSetup::leaf_errors() const {
   }
   for (Index k = 0; k < all.size(); ++k) {
     if (!wanted(0, k)) continue;
+    steps_.next();
     table_.block(all.at(k), plan_.patch, m.data(), stride);
     for (Index q = 0; q < r; ++q)
       std::copy_n(l.coefficients[static_cast<std::size_t>(k)].data() + q * r, r, c.data() + q * l.stride);
@@ -226,21 +273,10 @@ LevelErrors FieldSetup::leaf_errors() const {
       block_product(p, r, r, l.vectors.data(), l.stride, 1, c.data(), l.stride, half.data(), l.stride, false);
       block_product(p, p, r, half.data(), l.stride, 1, turned.data(), stride, e.data(), stride, false);
     }
-    double worst = 0, entry = 0, pointwise = 0;
-    for (Index a = 0; a < p; ++a) {
-      double sum = 0;
-      for (Index b = 0; b < p; ++b) {
-        const double v = m[static_cast<std::size_t>(a * stride + b)],
-                     d = std::abs(v - e[static_cast<std::size_t>(a * stride + b)]);
-        sum += d;
-        entry = std::max(entry, d);
-        if (std::abs(v) >= 1e-7 * table_.largest) pointwise = std::max(pointwise, d / std::abs(v));
-      }
-      worst = std::max(worst, sum);
-    }
-    errors.row[static_cast<std::size_t>(k)] = worst;
-    errors.entry[static_cast<std::size_t>(k)] = entry;
-    errors.pointwise[static_cast<std::size_t>(k)] = pointwise;
+    const EntryErrors of_block = entry_errors(m.data(), e.data(), p, stride, 1e-7 * table_.largest);
+    errors.row[static_cast<std::size_t>(k)] = of_block.row;
+    errors.entry[static_cast<std::size_t>(k)] = of_block.entry;
+    errors.pointwise[static_cast<std::size_t>(k)] = of_block.pointwise;
   }
   return errors;
 }
@@ -256,6 +292,7 @@ LevelErrors FieldSetup::upper_errors(std::size_t level, const Absolute& below) c
   std::vector<double> b(static_cast<std::size_t>(rows * stride)), gathered(static_cast<std::size_t>(below.basis));
   for (Index k = 0; rows > 0 && k < all.size(); ++k) {
     if (!wanted(level, k)) continue;
+    steps_.next();
     block(k, b.data(), stride);
     const std::vector<double>& c = l.coefficients[static_cast<std::size_t>(k)];
     subtract(l, c, b.data(), stride);
@@ -291,6 +328,83 @@ LevelErrors FieldSetup::upper_errors(std::size_t level, const Absolute& below) c
     if (smallest > 0) errors.pointwise[static_cast<std::size_t>(k)] = entry / smallest;
   }
   return errors;
+}
+
+namespace {
+
+std::vector<double> absolute(std::vector<double> values) {
+  for (double& v : values) v = std::abs(v);
+  return values;
+}
+
+}  // namespace
+
+// Of the pairs that meet as leaves, without the roundings' number.
+double FieldSetup::leaf_rounding() const {
+  const Level& l = levels_[0];
+  const Offsets all = offsets(0);
+  const Index p = l.rows, r = l.basis, stride = padded_width(p);
+  const std::vector<double> v = absolute(l.vectors);
+  std::vector<double> m(static_cast<std::size_t>(p * stride)), e(m.size(), 0.0), half(static_cast<std::size_t>(p * l.stride)),
+      turned(static_cast<std::size_t>(r * stride), 0.0), c(static_cast<std::size_t>(r * l.stride), 0.0);
+  for (Index a = 0; a < p; ++a) {
+    for (Index q = 0; q < r; ++q)
+      turned[static_cast<std::size_t>(q * stride + a)] = v[static_cast<std::size_t>(a * l.stride + q)];
+  }
+  double worst = 0;
+  for (Index k = 0; r > 0 && k < all.size(); ++k) {
+    if (meets_[0][static_cast<std::size_t>(k)] == 0) continue;
+    steps_.next();
+    table_.block(all.at(k), plan_.patch, m.data(), stride);
+    const std::vector<double> coupling = absolute(l.coefficients[static_cast<std::size_t>(k)]);
+    for (Index q = 0; q < r; ++q) std::copy_n(coupling.data() + q * r, r, c.data() + q * l.stride);
+    block_product(p, r, r, v.data(), l.stride, 1, c.data(), l.stride, half.data(), l.stride, false);
+    block_product(p, p, r, half.data(), l.stride, 1, turned.data(), stride, e.data(), stride, false);
+    for (Index i = 0; i < p; ++i) {
+      for (Index j = 0; j < p; ++j) {
+        const auto at = static_cast<std::size_t>(i * stride + j);
+        if (std::abs(m[at]) >= 1e-7 * table_.largest) worst = std::max(worst, e[at] / std::abs(m[at]));
+      }
+    }
+  }
+  return worst;
+}
+
+double FieldSetup::entry_rounding() const {
+  double operations = 4 + 3 * static_cast<double>(levels_[0].basis), worst = std::sqrt(operations) * leaf_rounding();
+  std::vector<double> below = absolute(levels_[0].vectors);
+  for (std::size_t level = 1; level < levels_.size(); ++level) {
+    const Level &l = levels_[level], &lower = levels_[level - 1];
+    const Index r = l.basis, children = backend::count(plan_.split[level]);
+    const Index points = lower.stride > 0 ? static_cast<Index>(below.size()) / lower.stride : 0;
+    const std::vector<double> transfer = absolute(l.vectors);
+    std::vector<double> here(static_cast<std::size_t>(children * points * l.stride), 0.0), largest(static_cast<std::size_t>(r));
+    for (Index c = 0; r > 0 && c < children; ++c) {
+      block_product(points, r, lower.basis, below.data(), lower.stride, 1, transfer.data() + c * lower.basis * l.stride,
+                    l.stride, here.data() + c * points * l.stride, l.stride, false);
+    }
+    for (Index a = 0; a < children * points; ++a) {
+      for (Index q = 0; q < r; ++q) {
+        double& most = largest[static_cast<std::size_t>(q)];
+        most = std::max(most, here[static_cast<std::size_t>(a * l.stride + q)]);
+      }
+    }
+    operations += 2 * static_cast<double>(r) + static_cast<double>(r - lower.basis);
+    for (std::size_t k = 0; k < meets_[level].size(); ++k) {
+      const double smallest = sizes_[level].smallest[k];
+      if (meets_[level][k] == 0 || smallest == 0) continue;
+      double sum = 0;
+      for (Index q = 0; q < r; ++q) {
+        for (Index s = 0; s < r; ++s) {
+          sum += largest[static_cast<std::size_t>(q)] * std::abs(l.coefficients[k][static_cast<std::size_t>(q * r + s)]) *
+                 largest[static_cast<std::size_t>(s)];
+        }
+      }
+      worst = std::max(worst, std::sqrt(operations) * sum / smallest);
+    }
+    below = std::move(here);
+  }
+  return worst;
 }
 
 // The vectors of a level at the points of its patches, child after child, [points, stride].

@@ -21,12 +21,18 @@ struct Absolute {
 
 class FieldSetup {
  public:
-  // meets: the offsets whose pairs meet on a level in this field. round: to the type that is stored. Refers to plan and table.
+  // meets: the offsets whose pairs meet on a level in this field. round: to the type that is stored. Refers to plan, table and
+  // steps.
   FieldSetup(const PatchPlan& plan, const WholeTable& table, ToleranceKind kind, OffsetSets meets,
-             std::function<double(double)> round);
+             std::function<double(double)> round, Steps& steps);
 
+  // Offsets that one choice and its errors go through.
+  Index offsets_of_an_attempt() const;
   // Finds the leaves' vectors, those of at least `precision` of the first's weight.
   void find_leaves(double precision);
+  // Takes a start's instead.
+  void take_leaves(const FarFieldStart& start);
+  const Level& leaves() const { return leaves_; }
   // Sets the levels by estimates for a tolerance; false where leaves would need `most` vectors, or some level more than there
   // may be.
   bool choose(double tolerance, Index most);
@@ -35,6 +41,11 @@ class FieldSetup {
   const OffsetSets& meets() const { return meets_; }
   // What the levels as they are stored add to the error, by level.
   std::vector<LevelErrors> errors() const;
+  // The rounding of a product in units of 0.5 eps(T), for its worst single far entry and relative to that entry: sqrt(w) times
+  // the largest of sum |V_q(i)| |K_qr| |V_r(j)| / |M_ij|, V a product of absolute transfers. w counts the operations behind one
+  // term, moments and locals of every level and the coupling; why sqrt(w): chunk_form.hpp. Leaves entry by entry, above them by
+  // the vectors' maxima and the smallest entry of each pair of patches.
+  double entry_rounding() const;
   // Bound on the memory that the setting up has taken so far, the table apart.
   std::size_t bytes() const;
 
@@ -49,6 +60,7 @@ class FieldSetup {
   Magnitudes parent_sizes(std::size_t level, const Magnitudes& below) const;
   LevelErrors leaf_errors() const;
   LevelErrors upper_errors(std::size_t level, const Absolute& below) const;
+  double leaf_rounding() const;
   std::vector<double> vectors_of(std::size_t level, const std::vector<double>& points_below) const;
 
   const PatchPlan& plan_;
@@ -56,6 +68,7 @@ class FieldSetup {
   ToleranceKind kind_;
   OffsetSets meets_, wanted_;  // wanted: those that meet, and what lies below them
   std::function<double(double)> round_;
+  Steps& steps_;
   double precision_ = 0;
   Index coefficients_ = 0, most_rows_ = 0;  // over every attempt: elements of all levels at most, rows of one
   Magnitudes leaf_sizes_;

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "backend/block_product.hpp"
+#include "masks/certified_error.hpp"
 #include "masks/far_field_field.hpp"
 
 namespace espalier {
@@ -266,10 +267,28 @@ OffsetSets meeting_offsets(const PatchPlan& plan, bool cross) {
 template <class T>
 class Builder {
  public:
-  Builder(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind)
-      : plan_(plan), given_(table), table_(plan, table), tolerance_(tolerance), kind_(kind) {}
+  Builder(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind,
+          const SetUpWatch& watch, std::shared_ptr<const FarFieldStart> start)
+      : plan_(plan),
+        given_(table),
+        table_(plan, table),
+        tolerance_(tolerance),
+        kind_(kind),
+        steps_(watch),
+        start_(std::move(start)) {}
 
   FarFieldForm<T> build() {
+    FarFieldForm<T> form = best_form();
+    steps_.end();
+    return form;
+  }
+
+ private:
+  FarFieldForm<T> best_form() {
+    if (start_) {
+      FarFieldForm<T> again = form_of_start();
+      if (again.met) return again;
+    }
     const bool may_cross = plan_.sizes[0] == 1 && plan_.sizes[1] > 1;
     FarFieldForm<T> all = form_of(false, may_cross ? kEnough : kMostBasis);
     if (all.met || !may_cross) return all;
@@ -278,24 +297,55 @@ class Builder {
     return form_of(false, kMostBasis);
   }
 
- private:
   // A basis of so few vectors of a leaf is better than level pairs by tiles.
   static constexpr Index kEnough = 48;
 
-  FarFieldForm<T> form_of(bool cross, Index most) const {
+  FarFieldForm<T> form_of_start() {
+    FarFieldForm<T> form = empty_form(start_->cross);
+    FieldSetup field(plan_, table_, kind_, meeting_offsets(plan_, start_->cross), rounded<T>, steps_);
+    steps_.begin(field.offsets_of_an_attempt());
+    field.take_leaves(*start_);
+    if (!field.choose(start_->share * tolerance_, start_->most)) return form;
+    if (4 * field.levels().front().basis > 5 * start_->basis) return form;
+    finish(field, form);
+    form.start = start_;
+    return form;
+  }
+
+  FarFieldForm<T> empty_form(bool cross) const {
     FarFieldForm<T> form;
     form.near_pairs = near_pairs(plan_, cross);
     form.grid.cross = cross;
-    FieldSetup field(plan_, table_, kind_, meeting_offsets(plan_, cross), rounded<T>);
+    return form;
+  }
+
+  // The certificate, and where it is met all that is stored.
+  void finish(const FieldSetup& field, FarFieldForm<T>& form) const {
+    certify(field, form);
+    if (!form.met) return;
+    // Four times the standard deviation, of unit roundoffs.
+    if (kind_ == ToleranceKind::pointwise) {
+      form.entry_rounding = 4 * 0.5 * static_cast<double>(std::numeric_limits<T>::epsilon()) * field.entry_rounding();
+    }
+    store(field, form);
+  }
+
+  FarFieldForm<T> form_of(bool cross, Index most) {
+    FarFieldForm<T> form = empty_form(cross);
+    FieldSetup field(plan_, table_, kind_, meeting_offsets(plan_, cross), rounded<T>, steps_);
     // Estimates choose, the certificate decides; vectors that do not matter at a thousandth of the tolerance are only looked at
     // where the others do not do.
     for (const double precision : {1e-3, 1e-6}) {
+      steps_.begin(field.offsets_of_an_attempt());
       field.find_leaves(precision * tolerance_);
       double share = 0.5;
       for (int attempt = 0; attempt < 4 && field.choose(share * tolerance_, most); ++attempt) {
-        certify(field, form);
+        if (attempt > 0) steps_.begin(field.offsets_of_an_attempt());
+        finish(field, form);
         if (form.met) {
-          store(field, form);
+          const Level& leaves = field.leaves();
+          form.start = std::make_shared<const FarFieldStart>(FarFieldStart{
+              cross, precision * tolerance_, share, most, field.levels().front().basis, leaves.basis, leaves.vectors});
           return form;
         }
         share *= std::clamp(0.5 * tolerance_ / certified(form), 0.01, 0.5);
@@ -303,7 +353,7 @@ class Builder {
     }
     std::ostringstream text;
     if (form.certificate.row) {
-      text << "its form has a row error of " << *form.certificate.row;
+      text << "its form has " << missed_tolerance(form.certificate, kind_, tolerance_);
     } else {
       text << "its far values have no low rank: more than " << most << " basis vectors a patch";
     }
@@ -311,11 +361,7 @@ class Builder {
     return form;
   }
 
-  double certified(const FarFieldForm<T>& form) const {
-    return kind_ == ToleranceKind::row     ? *form.certificate.row
-           : kind_ == ToleranceKind::entry ? *form.certificate.entry
-                                           : form.certificate.pointwise.value_or(2);
-  }
+  double certified(const FarFieldForm<T>& form) const { return error_of_kind(form.certificate, kind_).value_or(2); }
 
   void certify(const FieldSetup& field, FarFieldForm<T>& form) const {
     const double half = std::is_same_v<T, float> ? 0.5 * std::numeric_limits<float>::epsilon() : 0.0;
@@ -342,6 +388,8 @@ class Builder {
   WholeTable table_;
   double tolerance_;
   ToleranceKind kind_;
+  Steps steps_;
+  std::shared_ptr<const FarFieldStart> start_;
 };
 
 template <class T>
@@ -351,6 +399,7 @@ void Builder<T>::store(const FieldSetup& setup, FarFieldForm<T>& form) const {
   grid.patch = plan_.patch;
   backend::lay_out_patches(given_, grid);
   form.set_up_bytes = setup.bytes() + sizeof(double) * (3 * given_.size() + 6 * table_.values.size()) +
+                      sizeof(double) * setup.leaves().vectors.size() +
                       2 * sizeof(T) * (grid.near.size() + grid.near_mirrored.size()) + 24 * grid.index.size();
   // Without vectors every far entry is 0, or small enough to be left out.
   if (setup.levels().front().basis == 0) return;
@@ -382,11 +431,14 @@ void Builder<T>::store(const FieldSetup& setup, FarFieldForm<T>& form) const {
 }  // namespace
 
 template <class T>
-FarFieldForm<T> far_field_form(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind) {
-  return Builder<T>(plan, table, tolerance, kind).build();
+FarFieldForm<T> far_field_form(const PatchPlan& plan, const std::vector<double>& table, double tolerance, ToleranceKind kind,
+                               const SetUpWatch& watch, const std::shared_ptr<const FarFieldStart>& start) {
+  return Builder<T>(plan, table, tolerance, kind, watch, start).build();
 }
 
-template FarFieldForm<float> far_field_form(const PatchPlan&, const std::vector<double>&, double, ToleranceKind);
-template FarFieldForm<double> far_field_form(const PatchPlan&, const std::vector<double>&, double, ToleranceKind);
+template FarFieldForm<float> far_field_form(const PatchPlan&, const std::vector<double>&, double, ToleranceKind,
+                                            const SetUpWatch&, const std::shared_ptr<const FarFieldStart>&);
+template FarFieldForm<double> far_field_form(const PatchPlan&, const std::vector<double>&, double, ToleranceKind,
+                                             const SetUpWatch&, const std::shared_ptr<const FarFieldStart>&);
 
 }  // namespace espalier

@@ -57,6 +57,25 @@ WholeTable::WholeTable(const PatchPlan& plan, const std::vector<double>& table) 
   }
 }
 
+WholeTable::Extremes WholeTable::extremes(const Axes& o, const Axes& patch, double least) const {
+  // Every offset of two points once: P^2 entries are (2 p - 1)^d of them.
+  Extremes e{0, std::numeric_limits<double>::infinity()};
+  Axes first{}, count{};
+  for (std::size_t t = 0; t < 3; ++t) {
+    first[t] = o[t] * patch[t] - (patch[t] - 1) + reach[t];
+    count[t] = 2 * patch[t] - 1;
+  }
+  for (Index a = 0; a < count[0] * count[1]; ++a) {
+    const double* v = values.data() + backend::flat({first[0] + a / count[1], first[1] + a % count[1], first[2]}, sizes);
+    for (Index b = 0; b < count[2]; ++b) {
+      const double size = std::abs(v[b]);
+      e.largest = std::max(e.largest, size);
+      if (size >= least) e.smallest = std::min(e.smallest, size);
+    }
+  }
+  return e;
+}
+
 void WholeTable::block(const Axes& o, const Axes& patch, double* out, Index stride) const {
   Axes first{};  // of row position 0 and mirrored source position 0
   for (std::size_t t = 0; t < 3; ++t) first[t] = o[t] * patch[t] - (patch[t] - 1) + reach[t];
@@ -84,7 +103,7 @@ constexpr Index kMostPlaces = 12;
 constexpr Index kFewBlocks = 64;
 
 Eigen::MatrixXd sketch(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
-                       const std::vector<double>& sizes, const Weights& weights) {
+                       const std::vector<double>& sizes, const Weights& weights, Steps& steps) {
   const Index stride = padded_width(rows), width = kBlockPadding;
   const Index places = std::min(kMostPlaces, rows / width + 2);
   std::vector<double> m(static_cast<std::size_t>(rows * stride)), signs(static_cast<std::size_t>(rows * width)),
@@ -94,6 +113,7 @@ Eigen::MatrixXd sketch(const Offsets& offsets, const std::vector<char>& wanted, 
   for (Index k = 0; k < offsets.size(); ++k) {
     const double w = weights(sizes[static_cast<std::size_t>(k)]);
     if (wanted[static_cast<std::size_t>(k)] == 0 || w == 0) continue;
+    steps.next();
     block(k, m.data(), stride);
     for (Index repeat = 0; repeat < (few ? places : 1); ++repeat) {
       const Random random(17, static_cast<std::uint64_t>(k * places + repeat));
@@ -120,24 +140,33 @@ Eigen::MatrixXd sketch(const Offsets& offsets, const std::vector<char>& wanted, 
 
 Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
                  const std::vector<double>& sizes, const Weights& weights, double precision, Index most,
-                 const std::function<double(double)>& round) {
+                 const std::function<double(double)>& round, Steps& steps) {
   Level level;
   level.rows = rows;
   level.coefficients.resize(static_cast<std::size_t>(offsets.size()));
-  const Eigen::MatrixXd y = sketch(offsets, wanted, rows, block, sizes, weights);
+  const Eigen::MatrixXd y = sketch(offsets, wanted, rows, block, sizes, weights, steps);
   const Eigen::BDCSVD<Eigen::MatrixXd> svd(y, Eigen::ComputeThinU);
   const Eigen::VectorXd& s = svd.singularValues();
   const double least = std::max(precision, 1e-15) * s[0];
   while (level.basis < std::min<Index>(most, s.size()) && s[level.basis] > least) ++level.basis;
-  const Index r = level.basis, stride = level.stride = padded_width(r), from = padded_width(rows);
+  const Index r = level.basis, stride = level.stride = padded_width(r);
   level.vectors.assign(static_cast<std::size_t>(rows * stride), 0.0);
   for (Index i = 0; i < rows; ++i) {
     for (Index q = 0; q < r; ++q) level.vectors[static_cast<std::size_t>(i * stride + q)] = round(svd.matrixU()(i, q));
   }
+  fill_coefficients(offsets, wanted, block, level, steps);
+  return level;
+}
+
+void fill_coefficients(const Offsets& offsets, const std::vector<char>& wanted, const BlockOf& block, Level& level,
+                       Steps& steps) {
+  const Index r = level.basis, rows = level.rows, stride = level.stride, from = padded_width(rows);
+  level.coefficients.assign(static_cast<std::size_t>(offsets.size()), {});
   std::vector<double> m(static_cast<std::size_t>(rows * from)), half(static_cast<std::size_t>(rows * stride)),
       whole(static_cast<std::size_t>(r * stride));
   for (Index k = 0; r > 0 && k < offsets.size(); ++k) {
     if (wanted[static_cast<std::size_t>(k)] == 0) continue;
+    steps.next();
     block(k, m.data(), from);
     block_product(rows, r, rows, m.data(), from, 1, level.vectors.data(), stride, half.data(), stride, false);
     block_product(r, r, rows, level.vectors.data(), 1, stride, half.data(), stride, whole.data(), stride, false);
@@ -145,7 +174,6 @@ Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index 
     c.resize(static_cast<std::size_t>(r * r));
     for (Index q = 0; q < r; ++q) std::copy_n(whole.data() + q * stride, r, c.data() + q * r);
   }
-  return level;
 }
 
 Index needed_basis(const Level& level, const Offsets& offsets, const Magnitudes& sizes, const WholeTable& table, double points,

@@ -16,6 +16,35 @@ namespace espalier::far_field {
 
 using backend::Axes;
 
+// Counts the offsets of patches that a set-up goes through, which are nearly all of its work, and tells what share is done. How
+// many attempts it takes is not known: each is three quarters of what is left.
+class Steps {
+ public:
+  explicit Steps(const SetUpWatch& watch) : watch_(watch) {}
+  // Of an attempt with about so many offsets.
+  void begin(Index offsets) {
+    from_ = share();
+    done_ = 0;
+    offsets_ = offsets;
+  }
+  // Before one offset. Errors: Cancelled.
+  void next() {
+    if (done_++ % kSome == 0) watch_.tell("far field set-up", share());
+  }
+  void end() const { watch_.tell("far field set-up", 1); }
+
+ private:
+  // Offsets between two looks: a millisecond.
+  static constexpr Index kSome = 16;
+  double share() const {
+    if (offsets_ == 0) return from_;
+    return from_ + 0.75 * (1 - from_) * std::min(1.0, static_cast<double>(done_) / static_cast<double>(offsets_));
+  }
+  const SetUpWatch& watch_;
+  double from_ = 0;
+  Index done_ = 0, offsets_ = 0;  // offsets_: 0 before the first attempt
+};
+
 // Offsets of two patches of one level, -(n_t - 1) .. n_t - 1 along each axis.
 struct Offsets {
   Axes patches{1, 1, 1}, sizes{1, 1, 1};
@@ -41,6 +70,11 @@ struct WholeTable {
   double largest = 0, sum = 0;  // of |table|
 
   WholeTable(const PatchPlan& plan, const std::vector<double>& table);
+  // The largest and the smallest |M| between patches at offset o, of those at least `least`; smallest: infinity without any.
+  struct Extremes {
+    double largest, smallest;
+  };
+  Extremes extremes(const Axes& o, const Axes& patch, double least) const;
   // Entries between patches at offset o, [P, stride]: row position a, mirrored source position.
   void block(const Axes& o, const Axes& patch, double* out, Index stride) const;
 };
@@ -84,11 +118,15 @@ struct Weights {
 // The most basis vectors of a level. Above the leaves kinks along an axis need as many as a patch is wide, and patches are few.
 inline constexpr Index kMostBasis = 128, kMostUpperBasis = 320;
 
+// Fills level.coefficients from its vectors, for every wanted offset.
+void fill_coefficients(const Offsets& offsets, const std::vector<char>& wanted, const BlockOf& block, Level& level,
+                       Steps& steps);
+
 // Vectors by falling weight, at most `most` and those with at least `precision` of the first's weight, with the
 // coefficients of every wanted offset in them. round: to the type that is stored.
 Level full_level(const Offsets& offsets, const std::vector<char>& wanted, Index rows, const BlockOf& block,
                  const std::vector<double>& sizes, const Weights& weights, double precision, Index most,
-                 const std::function<double(double)>& round);
+                 const std::function<double(double)>& round, Steps& steps);
 
 // The number of leading vectors with which the estimate of the level's error is at most `tolerance`; kind row: of the sum over
 // all offsets relative to `sum`, entry: of the largest relative to `largest`, pointwise: relative to the block's smallest.

@@ -128,6 +128,20 @@ struct GridMask<T, B>::Values {
     });
   }
 
+  // The largest |M| over the smallest that kind pointwise counts.
+  double entry_range() const {
+    std::call_once(range_once_, [&] {
+      double largest = 0, smallest = 0;
+      for (const double v : table) largest = std::max(largest, std::abs(v));
+      smallest = largest;
+      for (const double v : table) {
+        if (std::abs(v) >= 1e-7 * largest) smallest = std::min(smallest, std::abs(v));
+      }
+      if (smallest > 0) range_ = largest / smallest;
+    });
+    return range_;
+  }
+
   std::vector<double> table;  // as applied
   std::vector<double> given;  // a free table before zeroing: the parameters
   std::optional<DistanceFunction> function;
@@ -136,6 +150,10 @@ struct GridMask<T, B>::Values {
   backend::SumRows derivative_rows;
   FirstNeed<B, backend::PlacedRows<B>> derivatives;
   std::vector<std::unique_ptr<const GridEngine<T>>> engines;  // beside tiles and FFT
+
+ private:
+  mutable std::once_flag range_once_;
+  mutable double range_ = 1;
 };
 
 namespace {
@@ -240,12 +258,22 @@ std::shared_ptr<const Mask<T, B>> GridMask<T, B>::with_parameters(std::span<cons
 
 template <class T, class B>
 std::vector<Report> GridMask<T, B>::candidates(Shape shape) const {
+  return watched_candidates(shape, nullptr);
+}
+
+template <class T, class B>
+void GridMask<T, B>::set_up(Shape shape, const Context<B>& context) const {
+  if (context.progress != nullptr && !values_->engines.empty()) (void)watched_candidates(shape, context.progress);
+}
+
+template <class T, class B>
+std::vector<Report> GridMask<T, B>::watched_candidates(Shape shape, const Progress* progress) const {
   std::vector<Report> all = {this->tile_report(shape, "direct")};
   if (backend::has_fft<B>(state_->sizes)) all.push_back(fft_report(shape));
   for (const auto& engine : values_->engines) {
     double best = all.front().predicted_seconds;
     for (const Report& r : all) best = std::min(best, r.predicted_seconds);
-    engine->add_candidates(shape, best, all);
+    engine->add_candidates(shape, best, all, SetUpWatch(progress));
   }
   return all;
 }
@@ -281,11 +309,14 @@ Report GridMask<T, B>::fft_report(Shape shape) const {
   r.reason = reason.str();
   r.extra_bytes = backend::toeplitz_fft_bytes<B>(sizes, shape.columns, shape.rank, sizeof(T));
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * std::sqrt(std::log2(std::max(2.0, points)));
+  // Rounding is spread over all rows alike: a small entry has that of the largest one. Four standard deviations, as elsewhere.
+  if (this->options().tolerance_kind == ToleranceKind::pointwise) r.rounding_estimate *= 4 * values_->entry_range();
   return r;
 }
 
 template <class T, class B>
 void GridMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
+  set_up({.columns = x.cols}, context);
   if (this->runs_by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
   const std::string engine = this->report({.columns = x.cols}).engine;
   if (engine == "fft") return state_->fft().multiply(values_->spectrum(*state_, context), x, y, transpose, context);
@@ -297,6 +328,7 @@ template <class T, class B>
 void GridMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixView<const T, B> y_bar,
                                             VectorView<T, B> parameter_bar, const Context<B>& context) const {
   if (parameters().empty()) return;
+  set_up({.columns = x.cols}, context);
   if (this->runs_by_tiles({.columns = x.cols}) || !backend::has_fft<B>(state_->sizes)) {
     Mask<T, B>::add_parameter_gradient(x, y_bar, parameter_bar, context);
     return;
@@ -311,6 +343,7 @@ template <class T, class B>
 void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                     const Context<B>& context) const {
   const Shape shape{.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)};
+  set_up(shape, context);
   if (this->runs_by_tiles(shape)) return this->low_rank_by_tiles(in, out, transpose, context);
   const std::string engine = this->report(shape).engine;
   if (engine == "fft") {
@@ -325,6 +358,7 @@ template <class T, class B>
 void GridMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                         const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
   const Shape shape{.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)};
+  set_up(shape, context);
   if (this->runs_by_tiles(shape)) return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
   const std::string engine = this->report(shape).engine;
   const bool learns = gradients.parameters && gradients.parameters.size > 0;

@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "masks/set_up_watch.hpp"
+
 namespace espalier {
 
 // The mask as its engines see it. It refers to what outlives them.
@@ -35,8 +37,9 @@ class GridEngine {
   virtual bool serves(const std::string& engine) const = 0;
 
   // Adds the reports of its ways for products of this shape, unless none could beat `best_other` seconds.
-  // Errors: ValueError where the options force one of its ways and that cannot serve this mask, with the reason.
-  virtual void add_candidates(Shape shape, double best_other, std::vector<Report>& all) const = 0;
+  // Errors: ValueError where the options force one of its ways and that cannot serve this mask, with the reason; Cancelled
+  // where the watch asks for a stop of a set-up that this takes; the next call then makes it.
+  virtual void add_candidates(Shape shape, double best_other, std::vector<Report>& all, const SetUpWatch& watch) const = 0;
 
   // engine: a name that add_candidates gave for this shape.
   virtual void multiply(const std::string& engine, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,

@@ -206,6 +206,8 @@ SequenceValues sequence_values(const std::vector<double>& table, const std::opti
   const bool learns = f && !f->parameters().empty();
   s.values.has_upper = !causal && (learns || !zero(s.values.upper));
   s.values.has_lower = learns || !zero(s.values.lower);
+  // Not looked at: 8 bytes a token.
+  if (s.values.symmetric || !s.values.has_upper) s.values.upper = std::vector<double>();
   if (!f) return s;
   if (f->last_integer() < 0) s.parameters = f->parameters().size();
   s.derivative = [g = *f, sign = distance == Distance::offset](std::size_t p, Index offset) {

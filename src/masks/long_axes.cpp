@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/cpu/progress_part.hpp"
 #include "backend/elementwise.hpp"
 
 namespace espalier {
@@ -38,7 +39,7 @@ typename LongAxes<T>::Factor LongAxes<T>::factor(const backend::TrainAxis<T>& ax
 
 template <class T>
 LongAxes<T>::LongAxes(const std::vector<Index>& sizes, const OffsetTrain<T>& train, double tolerance,
-                      const MaskOptions& options)
+                      const MaskOptions& options, const SetUpWatch& watch)
     : cost_(options.cost) {
   const backend::TrainAxis<T>&u = train.axes[0], &v = train.axes[1];
   std::vector<Index> step(sizes.size(), 1);
@@ -59,7 +60,9 @@ LongAxes<T>::LongAxes(const std::vector<Index>& sizes, const OffsetTrain<T>& tra
     return most;
   };
   for (Index k = 0; k < train.terms; ++k) {
+    watch.look();
     rows_.push_back(factor(u, k, v.size, own));
+    watch.look();
     columns_.push_back(factor(v, k, u.size, own));
     const auto bound = [](const Factor& f, bool rows) {
       if (!f.report.certificate) return 0.0;
@@ -119,8 +122,13 @@ void LongAxes<T>::multiply(MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, boo
   const backend::Buffer<T, Cpu> from(plane_.distance * group), to(turned_.distance * group);
   const backend::Buffer<T, Cpu> one(plane_.distance), around(turned_.distance), part(rows_.size() > 1 ? turned_.distance : 0);
   const auto plane = [](const backend::PlaneShape& s, T* data) { return MatrixView<T, Cpu>(data, s.rows, s.cols, s.stride); };
+  // Each factor's product of a column counts alike.
+  const double products = static_cast<double>(2 * x.cols) * static_cast<double>(rows_.size());
+  double done = 0;
   const auto apply = [&](const Factor& f, MatrixView<T, Cpu> in, MatrixView<T, Cpu> out) {
-    transpose ? f.mask->multiply_transpose(in, out, context) : f.mask->multiply(in, out, context);
+    const backend::ProgressPart share(context, done / products, (done + 1) / products);
+    transpose ? f.mask->multiply_transpose(in, out, share.context()) : f.mask->multiply(in, out, share.context());
+    done += 1;
   };
   for (Index first = 0; first < x.cols; first += group) {
     const Index count = std::min(group, x.cols - first);

@@ -13,6 +13,7 @@
 
 #include "backend/planes.hpp"
 #include "masks/offset_train.hpp"
+#include "masks/set_up_watch.hpp"
 
 namespace espalier {
 
@@ -23,7 +24,8 @@ template <class T>
 class LongAxes {
  public:
   // train: of two axes, met. Factors get `tolerance` each, row kind.
-  LongAxes(const std::vector<Index>& sizes, const OffsetTrain<T>& train, double tolerance, const MaskOptions& options);
+  LongAxes(const std::vector<Index>& sizes, const OffsetTrain<T>& train, double tolerance, const MaskOptions& options,
+           const SetUpWatch& watch);
 
   // Whether every factor runs in linear time.
   bool linear() const { return linear_; }

@@ -92,13 +92,14 @@ struct Split {
   bool found = false, noise = false;
 };
 
-Split split(Matrix a, double stop) {
+Split split(Matrix a, double stop, const SetUpWatch& watch) {
   Split s;
   const Index rows = a.rows(), cols = a.cols(), most = std::min({rows, cols, kMostTerms + 8});
   Matrix columns(rows, most), lines(most, cols);
   Index k = 0;
   const double begin = a.cwiseAbs().sum();
   for (;; ++k) {
+    watch.look();
     Index p = 0, q = 0;
     const double largest = a.cwiseAbs().maxCoeff(&p, &q), left = a.cwiseAbs().sum();
     if (largest == 0 || left <= stop) break;
@@ -142,13 +143,13 @@ struct Core {
 };
 
 // The first axis against all others.
-Split first_split(const Problem& problem, double stop) {
+Split first_split(const Problem& problem, double stop, const SetUpWatch& watch) {
   const Index places = problem.axes[0].places(), others = static_cast<Index>(problem.values.size()) / places;
-  return split(Eigen::Map<const Matrix>(problem.values.data(), places, others), stop);
+  return split(Eigen::Map<const Matrix>(problem.values.data(), places, others), stop, watch);
 }
 
 // All cores with every singular value above `cut` times the largest kept (at least one); empty where a split was not found.
-std::vector<Core> cores_of(const Problem& problem, const Split& first, double stop, double cut) {
+std::vector<Core> cores_of(const Problem& problem, const Split& first, double stop, double cut, const SetUpWatch& watch) {
   std::vector<Core> cores;
   const std::size_t d = problem.axes.size();
   Split own;
@@ -156,7 +157,7 @@ std::vector<Core> cores_of(const Problem& problem, const Split& first, double st
   Index left = 1;
   for (std::size_t t = 0; t + 1 < d; ++t) {
     const Index places = problem.axes[t].places();
-    if (t > 0) own = split(rest, stop);
+    if (t > 0) own = split(rest, stop, watch);
     const Split& s = t == 0 ? first : own;
     if (!s.found) return {};
     const Index right = std::max<Index>(
@@ -274,6 +275,7 @@ struct Check {
   Certificate certificate;
   double value = 0;  // in the kind asked for
   double amplification = 1;
+  double spread = 0;  // kind pointwise: max of the sum of |products| over |M|, single entries
   Index negative = 0;
 };
 
@@ -298,7 +300,10 @@ Check check(const Problem& problem, const std::vector<double>& norms, const Stor
     const double v = problem.values[k], own = std::abs(stored[k] - v) + rounding * s.sizes[k], e = own + s.folding_entry;
     error[k] = own + s.folding * s.sizes[k];
     entry = std::max(entry, e);
-    if (std::abs(v) >= 1e-7 * largest && v != 0) pointwise = std::max(pointwise, e / std::abs(v));
+    if (std::abs(v) >= 1e-7 * largest && v != 0) {
+      pointwise = std::max(pointwise, e / std::abs(v));
+      if (kind == ToleranceKind::pointwise) c.spread = std::max(c.spread, s.sizes[k] / std::abs(v));
+    }
     if (v >= 0 && stored[k] < 0) ++c.negative;
   }
   const std::vector<double> rows = row_sums(problem, std::move(error));
@@ -371,7 +376,7 @@ bool too_much_work(const std::vector<Core>& cores, const Problem& problem) {
 
 template <class T>
 OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<double>& table, double tolerance,
-                            ToleranceKind kind, bool fold) {
+                            ToleranceKind kind, bool fold, const SetUpWatch& watch) {
   OffsetTrain<T> result;
   const Problem problem = problem_of(sizes, table);
   double sum = 0, largest = 0;
@@ -386,11 +391,12 @@ OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<d
   double stop = 0.05 * std::max(tolerance, 1e-15) * (kind == ToleranceKind::row ? sum : largest);
   if (kind == ToleranceKind::pointwise) stop *= 1e-7;
   stop = std::max(stop, 1e-17 * sum);
-  const Split first = first_split(problem, stop);
+  const Split first = first_split(problem, stop, watch);
   std::string limit;
   // Half a cut more each time: singular values of smooth tables fall by about that a term.
   for (double cut = 4 * tolerance; cut > 1e-17 && !result.met; cut *= 0.5) {
-    std::vector<Core> cores = cores_of(problem, first, stop, cut);
+    watch.look();
+    std::vector<Core> cores = cores_of(problem, first, stop, cut, watch);
     Index terms = 0, steps = static_cast<Index>(sizes.size());
     for (Core& c : cores) terms = std::max(terms, c.left), steps += c.left;
     if (cores.empty() || terms > kMostTerms) {
@@ -421,6 +427,9 @@ OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<d
     result.fitted_negative = c.negative;
     result.amplification = c.amplification;
     result.largest = largest;
+    // Four times the standard deviation of as many roundings as one entry takes (chunk_form.hpp has the argument).
+    result.entry_rounding =
+        4 * 0.5 * static_cast<double>(std::numeric_limits<T>::epsilon()) * std::sqrt(static_cast<double>(steps)) * c.spread;
     result.terms = terms;
     result.met = c.value <= tolerance;
   }
@@ -434,7 +443,9 @@ OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<d
   return result;
 }
 
-template OffsetTrain<float> offset_train(const std::vector<Index>&, const std::vector<double>&, double, ToleranceKind, bool);
-template OffsetTrain<double> offset_train(const std::vector<Index>&, const std::vector<double>&, double, ToleranceKind, bool);
+template OffsetTrain<float> offset_train(const std::vector<Index>&, const std::vector<double>&, double, ToleranceKind, bool,
+                                         const SetUpWatch&);
+template OffsetTrain<double> offset_train(const std::vector<Index>&, const std::vector<double>&, double, ToleranceKind, bool,
+                                          const SetUpWatch&);
 
 }  // namespace espalier

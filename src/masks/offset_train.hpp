@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/toeplitz_train.hpp"
+#include "masks/set_up_watch.hpp"
 
 namespace espalier {
 
@@ -21,6 +22,7 @@ struct OffsetTrain {
   Index terms = 0;                          // the largest number of terms between two axes
   double amplification = 1;                 // max over rows of the sum of |products|, over that of |M|
   double largest = 0;                       // of |M|
+  double entry_rounding = 0;                // kind pointwise: of a product, for the worst single entry and relative to it
   Index fitted_negative = 0;                // offsets where the mask is >= 0 and the train negative
   std::string reason;                       // how many terms; why there is none, where not met
 };
@@ -33,7 +35,7 @@ struct OffsetTrain {
 // few tables.
 template <class T>
 OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<double>& table, double tolerance,
-                            ToleranceKind kind, bool fold = true);
+                            ToleranceKind kind, bool fold = true, const SetUpWatch& watch = SetUpWatch());
 
 // Terms between two axes that are tried: from about 8 on an FFT is faster on every grid measured.
 inline constexpr Index kMostTerms = 32;

@@ -244,7 +244,7 @@ Report PiecewiseEngine<T>::report(const Form& form, Shape shape) const {
 }
 
 template <class T>
-void PiecewiseEngine<T>::add_candidates(Shape shape, double, std::vector<Report>& all) const {
+void PiecewiseEngine<T>::add_candidates(Shape shape, double, std::vector<Report>& all, const SetUpWatch&) const {
   const bool forced = options_.engine == "piecewise";
   if (!forced && options_.engine != "auto") return;
   const Form& f = form();

@@ -34,7 +34,7 @@ class PiecewiseEngine final : public GridEngine<T> {
   PiecewiseEngine(const GridSource& source, const MaskOptions& options) : source_(source), options_(options) {}
 
   bool serves(const std::string& engine) const override { return engine == "piecewise"; }
-  void add_candidates(Shape shape, double best_other, std::vector<Report>& all) const override;
+  void add_candidates(Shape shape, double best_other, std::vector<Report>& all, const SetUpWatch& watch) const override;
   std::unique_ptr<const GridEngine<T>> with_source(const GridSource& source) const override;
 
   void multiply(const std::string& engine, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,

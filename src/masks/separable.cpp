@@ -43,26 +43,26 @@ std::unique_ptr<const GridEngine<T>> SeparableEngine<T>::with_source(const GridS
 }
 
 template <class T>
-const typename SeparableEngine<T>::Form& SeparableEngine<T>::form() const {
+const typename SeparableEngine<T>::Form& SeparableEngine<T>::form(const SetUpWatch& watch) const {
   std::call_once(once_, [&] {
-    form_.found = offset_train<T>(sizes_, table_, tolerance_, options_.tolerance_kind);
+    form_.found = offset_train<T>(sizes_, table_, tolerance_, options_.tolerance_kind, true, watch);
     if (form_.found.met) form_.product = std::make_unique<backend::ToeplitzTrain<T>>(sizes_, std::move(form_.found.axes));
-    if (form_.product) make_long(form_);
+    if (form_.product) make_long(form_, watch);
   });
   return form_;
 }
 
 // Two long axes: half of the tolerance for the sum of products, a quarter for each side's factors.
 template <class T>
-void SeparableEngine<T>::make_long(Form& form) const {
+void SeparableEngine<T>::make_long(Form& form, const SetUpWatch& watch) const {
   Index longer = 0, shortest = std::numeric_limits<Index>::max();
   for (const Index n : sizes_) {
     if (n > 1) ++longer, shortest = std::min(shortest, n);
   }
   if (longer != 2 || shortest < kLongAxis || options_.tolerance_kind != ToleranceKind::row) return;
-  const OffsetTrain<T> train = offset_train<T>(sizes_, table_, tolerance_ / 2, ToleranceKind::row, false);
+  const OffsetTrain<T> train = offset_train<T>(sizes_, table_, tolerance_ / 2, ToleranceKind::row, false, watch);
   if (!train.met || train.terms > kMostLongTerms) return;
-  auto made = std::make_unique<LongAxes<T>>(sizes_, train, 0.24 * tolerance_ / train.amplification, options_);
+  auto made = std::make_unique<LongAxes<T>>(sizes_, train, 0.24 * tolerance_ / train.amplification, options_, watch);
   if (!made->linear() || *made->certificate().row > tolerance_) return;
   form.long_terms = train.terms;
   form.long_axes = std::move(made);
@@ -84,7 +84,8 @@ double SeparableEngine<T>::seconds(double flops, Shape shape) const {
 }
 
 template <class T>
-void SeparableEngine<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all) const {
+void SeparableEngine<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all,
+                                        const SetUpWatch& watch) const {
   const bool forced = options_.engine == kName;
   if (tolerance_ == 0 || shape.rank > 0 || (options_.engine != "auto" && !forced)) return;
   // In raster order the zeros are differences of terms, small but not 0, which a key far larger than the rest would show.
@@ -97,7 +98,7 @@ void SeparableEngine<T>::add_candidates(Shape shape, double best_other, std::vec
     sum = std::min(sum, 2 * 128 / 0.25);
     if (seconds(0.25 * 2 * sum * static_cast<double>(grid_length(sizes_)), shape) >= best_other) return;
   }
-  const Form& f = form();
+  const Form& f = form(watch);
   if (f.product) {
     all.push_back(report(f, shape));
   } else if (forced) {
@@ -114,7 +115,7 @@ Report SeparableEngine<T>::report(const Form& form, Shape shape) const {
   r.certificate = form.found.certificate;
   r.terms = form.found.terms;
   r.fitted_negative = form.found.fitted_negative;
-  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
+  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8 + form.found.entry_rounding;
   r.predicted_seconds = seconds(form.product->flops(true), shape);
   r.flops = columns * form.product->flops(false);
   r.bytes = 2 * sizeof(T) * columns * static_cast<double>(grid_length(sizes_));

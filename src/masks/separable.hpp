@@ -21,7 +21,7 @@ class SeparableEngine final : public GridEngine<T> {
   SeparableEngine(const GridSource& source, const MaskOptions& options, double tolerance);
 
   bool serves(const std::string& engine) const override;
-  void add_candidates(Shape shape, double best_other, std::vector<Report>& all) const override;
+  void add_candidates(Shape shape, double best_other, std::vector<Report>& all, const SetUpWatch& watch) const override;
   std::unique_ptr<const GridEngine<T>> with_source(const GridSource& source) const override;
 
   void multiply(const std::string& engine, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
@@ -40,9 +40,9 @@ class SeparableEngine final : public GridEngine<T> {
     Index long_terms = 0;
     std::unique_ptr<const LongAxes<T>> long_axes;  // null: axes too short, or no certificate
   };
-  void make_long(Form& form) const;
+  void make_long(Form& form, const SetUpWatch& watch) const;
   bool runs_long(const Form& form, Index columns) const;
-  const Form& form() const;
+  const Form& form(const SetUpWatch& watch = SetUpWatch()) const;
   Report report(const Form& form, Shape shape) const;
   double seconds(double flops, Shape shape) const;
 

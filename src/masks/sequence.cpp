@@ -10,6 +10,7 @@
 #include <limits>
 #include <sstream>
 
+#include "masks/certified_error.hpp"
 #include "masks/grid_table.hpp"
 
 namespace espalier {
@@ -22,7 +23,10 @@ constexpr Index kReferenceWidth = 64;
 constexpr Index kMostBasis = 24;
 
 // What the first product takes for the fit and the certificate, and keeps of it: values by distance, errors by chunk.
-constexpr std::size_t kSetUpBytes = 6u << 20, kSetUpBytesPerToken = 400;
+constexpr std::size_t kSetUpBytes = 6u << 20, kSetUpBytesPerToken = 256;
+
+// A derivative's search that fails takes up to a second, and fails again a step later: it is made again after so many.
+constexpr Index kStepsWithout = 32;
 
 // Functions with more parameters than this are taken for tables: each derivative costs a fit and basis vectors.
 constexpr std::size_t kMostParameters = 6;
@@ -76,6 +80,14 @@ SequenceStart SequenceEngines<T>::found() const {
     found.lower[plain] = f->lower;
     found.upper[plain] = f->upper;
   }
+  for (int kind = 0; kind < 2; ++kind) {
+    Index& failed = found.failed[kind];
+    if (learning_[kind].searched.load(std::memory_order_acquire)) {
+      failed = learning_[kind].failed.load(std::memory_order_relaxed) ? 1 : 0;
+    } else if (failed > 0) {
+      failed = failed < kStepsWithout ? failed + 1 : 0;
+    }
+  }
   return found;
 }
 
@@ -85,10 +97,11 @@ bool SequenceEngines<T>::wanted(const char* name) const {
 }
 
 template <class T>
-const SequenceForm<T>& SequenceEngines<T>::form(Kind kind, bool plain) const {
+const SequenceForm<T>& SequenceEngines<T>::form(Kind kind, bool plain, const SetUpWatch& watch) const {
   Slot& slot = slots_[(kind == Kind::band ? 2 : 0) + (plain ? 1 : 0)];
   std::call_once(slot.once, [&] {
-    slot.form = std::make_unique<const SequenceForm<T>>(kind == Kind::band ? make_band(plain) : make_exponentials(plain));
+    slot.form =
+        std::make_unique<const SequenceForm<T>>(kind == Kind::band ? make_band(plain, watch) : make_exponentials(plain, watch));
     slot.ready.store(slot.form.get(), std::memory_order_release);
   });
   return *slot.form;
@@ -141,7 +154,7 @@ std::vector<Shaped> shapes_by_cost(const ToeplitzValues& m, bool plain, double t
 
 template <class T>
 std::optional<ExponentialSum> SequenceEngines<T>::fit_side(bool is_lower, bool plain, Index chunk, Index gap,
-                                                           std::string& reason) const {
+                                                           std::string& reason, const SetUpWatch& watch) const {
   const ToeplitzValues& m = source().values;
   FitOptions options;
   // Half of the tolerance for the sum, the rest for the basis and for rounding what is stored.
@@ -149,6 +162,7 @@ std::optional<ExponentialSum> SequenceEngines<T>::fit_side(bool is_lower, bool p
   options.kind = options_.tolerance_kind;
   options.first = (gap - 1) * chunk + 1;
   options.one_sided = !(m.has_lower && m.has_upper);
+  options.stop = watch.stop();
   const std::optional<DistanceFunction>& closed = is_lower ? source().lower : source().upper;
   const std::vector<double>& values = is_lower || m.symmetric ? m.lower : m.upper;
   const ExponentialSum& start = (is_lower || m.symmetric ? start_.lower : start_.upper)[plain ? 1 : 0];
@@ -162,7 +176,7 @@ std::optional<ExponentialSum> SequenceEngines<T>::fit_side(bool is_lower, bool p
 }
 
 template <class T>
-SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain) const {
+SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain, const SetUpWatch& watch) const {
   const std::vector<Shaped> shapes = shapes_by_cost(source().values, plain, tolerance_, options_.tolerance_kind);
   SequenceForm<T> form;
   if (shapes.empty()) {
@@ -176,7 +190,7 @@ SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain) const {
   constexpr double kPromise = 0.95;
   double least = std::numeric_limits<double>::infinity();
   for (std::size_t k = 0; k < std::min(kTries, shapes.size()) && shapes[k].flops < kPromise * least; ++k) {
-    SequenceForm<T> next = form_of_shape(plain, shapes[k].chunk, shapes[k].gap);
+    SequenceForm<T> next = form_of_shape(plain, shapes[k].chunk, shapes[k].gap, watch);
     const double flops = next.met() ? flops_a_token(next.basis.product, plain) : std::numeric_limits<double>::infinity();
     if (k > 0 && flops >= least) continue;
     form = std::move(next);
@@ -186,40 +200,42 @@ SequenceForm<T> SequenceEngines<T>::make_exponentials(bool plain) const {
 }
 
 template <class T>
-SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index gap) const {
+SequenceForm<T> SequenceEngines<T>::form_of_shape(bool plain, Index chunk, Index gap, const SetUpWatch& watch) const {
   SequenceForm<T> form;
-  ToeplitzValues m = source().values;
+  const ToeplitzValues& m = source().values;
+  SideSums sums;
   std::string low, high;
   const bool far = length_ > gap * chunk;
   const bool with_low = far && (m.has_lower || m.symmetric), with_high = far && m.has_upper && !m.symmetric;
   if (with_low) {
-    const auto sum = fit_side(true, plain, chunk, gap, low);
+    const auto sum = fit_side(true, plain, chunk, gap, low, watch);
     if (!sum) {
       form.reason = "no sum of exponentials for its values: " + low;
       return form;
     }
-    m.lower_sum = form.lower = *sum;
+    sums.lower = form.lower = *sum;
   }
   if (with_high) {
-    const auto sum = fit_side(false, plain, chunk, gap, high);
+    const auto sum = fit_side(false, plain, chunk, gap, high, watch);
     if (!sum) {
       form.reason = "no sum of exponentials for its values above the diagonal: " + high;
       return form;
     }
-    m.upper_sum = form.upper = *sum;
+    sums.upper = form.upper = *sum;
   }
-  form.basis = chunk_basis<T>(m, chunk, gap, tolerance_, options_.tolerance_kind);
+  form.basis = chunk_basis<T>(m, sums, chunk, gap, tolerance_, options_.tolerance_kind, watch);
   form.reason = !far ? "none needed" : with_low ? low : high;
   if (!form.met()) {
     std::ostringstream text;
-    text << "its form by " << form.lower.slots() << " states has a row error of " << form.basis.certificate.row.value_or(1);
+    text << "its form by " << form.lower.slots() << " states has "
+         << missed_tolerance(form.basis.certificate, options_.tolerance_kind, tolerance_);
     form.reason = text.str();
   }
   return form;
 }
 
 template <class T>
-SequenceForm<T> SequenceEngines<T>::make_band(bool plain) const {
+SequenceForm<T> SequenceEngines<T>::make_band(bool plain, const SetUpWatch& watch) const {
   SequenceForm<T> form;
   const ToeplitzValues& m = source().values;
   const auto length = static_cast<Index>(m.lower.size());
@@ -230,9 +246,7 @@ SequenceForm<T> SequenceEngines<T>::make_band(bool plain) const {
     form.reason = "its entries reach over " + std::to_string(width) + " tokens before they may be left out";
     return form;
   }
-  ToeplitzValues only = m;
-  only.lower_sum = only.upper_sum = {};
-  form.basis = chunk_basis<T>(only, chunk, gap, tolerance_, options_.tolerance_kind);
+  form.basis = chunk_basis<T>(m, SideSums(), chunk, gap, tolerance_, options_.tolerance_kind, watch);
   form.reason = "entries beyond " + std::to_string(width) + " tokens are within the tolerance together";
   return form;
 }
@@ -265,7 +279,7 @@ Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape 
                         r.bytes / cost.bandwidth;
   r.terms = static_cast<Index>(form.lower.terms.size() + form.upper.terms.size());
   r.certificate = form.basis.certificate;
-  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
+  r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8 + form.basis.entry_rounding;
   r.row_wise = true;
   r.fitted_negative = form.basis.fitted_negative;
   r.extra_bytes = backend::chunked_bytes(p, shape.rank, shape.columns) + kSetUpBytes +
@@ -294,7 +308,8 @@ Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape 
 }
 
 template <class T>
-void SequenceEngines<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all) const {
+void SequenceEngines<T>::add_candidates(Shape shape, double best_other, std::vector<Report>& all,
+                                        const SetUpWatch& watch) const {
   if (tolerance_ == 0) return;
   const bool plain = shape.rank == 0;
   const auto length = static_cast<double>(length_);
@@ -306,7 +321,7 @@ void SequenceEngines<T>::add_candidates(Shape shape, double best_other, std::vec
     const char* name = kind == Kind::band ? "band" : "exponentials";
     const bool forced = options_.engine == name;
     if (!forced && !(pays && wanted(name))) continue;
-    const SequenceForm<T>& f = form(kind, plain);
+    const SequenceForm<T>& f = form(kind, plain, watch);
     if (f.met()) all.push_back(report(kind, f, shape));
     if (!f.met() && forced) throw ValueError("engine '" + std::string(name) + "' cannot serve this mask: " + f.reason);
   }
@@ -336,26 +351,34 @@ void SequenceEngines<T>::multiply_low_rank(const std::string& engine, const LowR
 }
 
 template <class T>
-const typename SequenceEngines<T>::Learning& SequenceEngines<T>::learning(Kind kind) const {
+const typename SequenceEngines<T>::Learning& SequenceEngines<T>::learning(Kind kind, const SetUpWatch& watch) const {
   Learning& l = learning_[kind == Kind::band ? 1 : 0];
-  std::call_once(l.once, [&] { make_learning(kind, l); });
+  std::call_once(l.once, [&] { make_learning(kind, l, watch); });
   return l;
 }
 
 template <class T>
-void SequenceEngines<T>::make_learning(Kind kind, Learning& l) const {
+void SequenceEngines<T>::make_learning(Kind kind, Learning& l, const SetUpWatch& watch) const {
   const SequenceValues& s = source();
   const std::optional<DistanceFunction>& any = s.lower ? s.lower : s.upper;
   // Tables have a parameter a distance: their gradient is a correlation.
   if (!any || s.parameters == 0 || s.parameters > kMostParameters) return;
-  const SequenceForm<T>& f = form(kind, false);
-  ToeplitzValues m = s.values;
-  m.lower_sum = f.lower;
-  m.upper_sum = f.upper;
+  if (start_.failed[kind == Kind::band ? 1 : 0] > 0) return;
+  l.failed = !find_derivatives(kind, l.form, watch);
+  l.usable = !l.failed;
+  l.searched.store(true, std::memory_order_release);
+}
+
+template <class T>
+bool SequenceEngines<T>::find_derivatives(Kind kind, backend::ChunkedToeplitz<T>& form, const SetUpWatch& watch) const {
+  const SequenceValues& s = source();
+  const SequenceForm<T>& f = this->form(kind, false);
+  const ToeplitzValues& m = s.values;
   const Index length = length_, chunk = f.basis.product.chunk, gap = f.basis.product.gap;
-  std::vector<ToeplitzValues> derivatives;
+  std::vector<ToeplitzDerivative> derivatives;
   for (std::size_t p = 0; p < s.parameters; ++p) {
-    ToeplitzValues d;
+    ToeplitzDerivative derivative;
+    ToeplitzValues& d = derivative.values;
     d.symmetric = m.symmetric, d.has_lower = m.has_lower, d.has_upper = m.has_upper;
     for (const bool lower : {true, false}) {
       if (!lower && m.symmetric) continue;
@@ -368,24 +391,25 @@ void SequenceEngines<T>::make_learning(Kind kind, Learning& l) const {
         ToeplitzValues one;
         one.lower = values;
         one.has_upper = false;
-        if (band_width(one, tolerance_, options_.tolerance_kind) >= gap * chunk - chunk) return;
+        if (band_width(one, tolerance_, options_.tolerance_kind) >= gap * chunk - chunk) return false;
         continue;
       }
       FitOptions options;
       options.tolerance = tolerance_ / 2;
       options.first = (gap - 1) * chunk + 1;
       options.one_sided = !(m.has_lower && m.has_upper);
+      options.stop = watch.stop();
       options.start = std::make_shared<const ExponentialSum>(lower || m.symmetric ? f.lower : f.upper);
       const DistanceFunction g = lower && s.lower ? s.lower->derivative_function(p) : DistanceFunction(FunctionTable{values});
       const bool zero = std::all_of(values.begin(), values.end(), [](double v) { return v == 0; });
       if (zero) continue;
       ExponentialFit fit = fit_exponentials(g, length, options);
-      if (!fit.met) return;
-      (lower ? d.lower_sum : d.upper_sum) = std::move(fit.sum);
+      if (!fit.met) return false;
+      (lower ? derivative.sums.lower : derivative.sums.upper) = std::move(fit.sum);
     }
-    derivatives.push_back(std::move(d));
+    derivatives.push_back(std::move(derivative));
   }
-  l.usable = derivative_form<T>(m, derivatives, f.basis, tolerance_, options_.tolerance_kind, l.form);
+  return derivative_form<T>(m, {f.lower, f.upper}, derivatives, f.basis, tolerance_, options_.tolerance_kind, form, watch);
 }
 
 template <class T>
@@ -394,7 +418,7 @@ bool SequenceEngines<T>::multiply_low_rank_vjp(const std::string& engine, const 
                                                const LowRankGradients<T, Cpu>& gradients, bool learn,
                                                std::vector<double>& parameter_bar, const Context<Cpu>& context) const {
   const Kind kind = engine == "band" ? Kind::band : Kind::exponentials;
-  const Learning* l = learn ? &learning(kind) : nullptr;
+  const Learning* l = learn ? &learning(kind, SetUpWatch(context.progress)) : nullptr;
   if (l == nullptr || !l->usable) {
     backend::chunked_low_rank_vjp<T, Cpu>(form(kind, false).basis.product, nullptr, in, cotangents, gradients, nullptr,
                                           context);

@@ -24,7 +24,7 @@ namespace espalier {
 // The mask: values by distance, and where they come from closed forms, these (their exact sums of exponentials then need no
 // search). f(i - j) for i >= j, f(j - i) for i < j.
 struct SequenceValues {
-  ToeplitzValues values;  // its sums are not looked at
+  ToeplitzValues values;
   std::optional<DistanceFunction> lower, upper;
   std::size_t parameters = 0;                              // of the function; 0: none, or a table
   std::function<double(std::size_t, Index)> derivative{};  // dM_ij / dp by the offset i - j
@@ -41,6 +41,9 @@ struct SequenceForm {
 // Where fits of a mask a parameter step away begin: those of low-rank products and of plain ones.
 struct SequenceStart {
   ExponentialSum lower[2], upper[2];
+  // Of exponentials and of the band: how many steps ago some derivative was found to have no such form; 0: it was not, or so
+  // long ago that it is worth another search.
+  Index failed[2] = {0, 0};
 };
 
 // Forms are made by the first report or product that may want them, once; the rest is const and safe from several threads.
@@ -52,7 +55,7 @@ class SequenceEngines final : public GridEngine<T> {
                   SequenceStart start = {});
 
   bool serves(const std::string& engine) const override;
-  void add_candidates(Shape shape, double best_other, std::vector<Report>& all) const override;
+  void add_candidates(Shape shape, double best_other, std::vector<Report>& all, const SetUpWatch& watch) const override;
   std::unique_ptr<const GridEngine<T>> with_source(const GridSource& source) const override;
 
   void multiply(const std::string& engine, MatrixView<const T, Cpu> x, MatrixView<T, Cpu> y, bool transpose,
@@ -75,17 +78,21 @@ class SequenceEngines final : public GridEngine<T> {
   struct Learning {
     std::once_flag once;
     bool usable = false;
+    std::atomic<bool> searched{false}, failed{false};
     backend::ChunkedToeplitz<T> form;
   };
   // What has been found so far, or else where this one would have started itself.
   SequenceStart found() const;
-  const Learning& learning(Kind kind) const;
-  void make_learning(Kind kind, Learning& learning) const;
-  const SequenceForm<T>& form(Kind kind, bool plain) const;
-  SequenceForm<T> make_exponentials(bool plain) const;
-  SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap) const;
-  SequenceForm<T> make_band(bool plain) const;
-  std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, std::string& reason) const;
+  const Learning& learning(Kind kind, const SetUpWatch& watch) const;
+  void make_learning(Kind kind, Learning& learning, const SetUpWatch& watch) const;
+  // False where some derivative has no sum of exponentials, or no form with the others.
+  bool find_derivatives(Kind kind, backend::ChunkedToeplitz<T>& form, const SetUpWatch& watch) const;
+  const SequenceForm<T>& form(Kind kind, bool plain, const SetUpWatch& watch = SetUpWatch()) const;
+  SequenceForm<T> make_exponentials(bool plain, const SetUpWatch& watch) const;
+  SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap, const SetUpWatch& watch) const;
+  SequenceForm<T> make_band(bool plain, const SetUpWatch& watch) const;
+  std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, std::string& reason,
+                                         const SetUpWatch& watch) const;
   Report report(Kind kind, const SequenceForm<T>& form, Shape shape) const;
   bool wanted(const char* name) const;
   const SequenceValues& source() const;

@@ -236,6 +236,34 @@ TEST_CASE("rounding alone, up to the largest exponents") {
   }
 }
 
+// Found by review: exp(tA) was refused where t rho(|A|) > 700, however small its entries.
+TEST_CASE("exponents of |A| beyond double: what does not overflow is computed, what does is refused") {
+  for (const std::string kind : {"signs", "loops"}) {
+    const auto graph = random_graph(kind, 40);
+    Products<double> p(*graph);
+    // Of |A|: row sums of about 8 and 9; of A about 5.
+    const double time = 600 / p.top;
+    CAPTURE(kind);
+    REQUIRE(time * largest_row_sum(*graph) > 1000);
+    p.at(time);
+    for (const double tolerance : {1e-3, 1e-8}) check<double>(p, graph, time, tolerance);
+    // Its norm is e^750: no double.
+    CHECK_THROWS_WITH_AS(es::DiffusionMask<double>(graph, 750 / p.top, Op::adjacency),
+                         doctest::Contains("exp(tA) overflows: t times the largest eigenvalue is at least 7"), es::ValueError);
+  }
+  // A and |A| far apart, in float too.
+  const auto graph = graph_of(4, {{0, 0, -20}, {0, 1, 1}, {1, 2, -1}, {2, 3, 1}, {3, 3, -20}});
+  Products<float> in_float(*graph);
+  Products<double> in_double(*graph);
+  const double time = 60 / in_float.top;
+  REQUIRE(time * 20 > 1000);
+  in_float.at(time);
+  in_double.at(time);
+  for (const double tolerance : {1e-3, 1e-5}) check<float>(in_float, graph, time, tolerance);
+  for (const double tolerance : {1e-3, 1e-5, 1e-10}) check<double>(in_double, graph, time, tolerance);
+  CHECK_THROWS_AS(es::DiffusionMask<float>(graph, 85 / in_float.top, Op::adjacency), es::ValueError);
+}
+
 TEST_CASE("weights >= 0 run in one step, weights of both signs in as many as their rounding needs") {
   std::vector<es::Edge> positive, mixed;
   for (Index i = 1; i < 200; ++i) {

@@ -508,6 +508,31 @@ TEST_CASE("errors") {
   CHECK_THROWS_AS((void)GridMask<float>({4}, std::span<const double>(seven), options).report({.columns = 1}), ValueError);
 }
 
+TEST_CASE("fft under kind pointwise says what its smallest entries lose; tiles lose nothing") {
+  if (!has_fft()) return;
+  const Index n = 400;
+  for (const DistanceFunction& f : {DistanceFunction(Exponential{0.03}), DistanceFunction(Rational{.width = 200})}) {
+    for (const char* engine : {"fft", "direct"}) {
+      GridOptions options;
+      options.engine = engine;
+      options.tolerance_kind = ToleranceKind::pointwise;
+      const GridMask<float> mask({n}, f, Distance::l1, options);
+      std::vector<float> x(static_cast<std::size_t>(n * n), 0.0F), y(x.size());
+      for (Index j = 0; j < n; ++j) x[static_cast<std::size_t>(j * n + j)] = 1;
+      mask.multiply({x.data(), n, n}, {y.data(), n, n});
+      double worst = 0;
+      for (Index k = 0; k < n * n; ++k) {
+        const double exact = f(static_cast<double>(std::abs(k / n - k % n)));
+        worst = std::max(worst, std::abs(static_cast<double>(y[static_cast<std::size_t>(k)]) - exact) / exact);
+      }
+      const double estimate = mask.report({.columns = n}).rounding_estimate;
+      CAPTURE(engine);
+      CHECK(worst <= estimate);
+      CHECK(estimate <= 100 * worst);
+    }
+  }
+}
+
 // Found by use: tile products of minutes said nothing of how far they were.
 TEST_CASE("every engine tells how far a product and its gradients are") {
   for (const char* engine : {"direct", "fft"}) {

@@ -304,6 +304,51 @@ TEST_CASE_TEMPLATE("piecewise: the same bits for any number of threads; feature 
   }
 }
 
+// Long axes beside short windows are cut into stretches; the last window has no end, or there is none such.
+TEST_CASE_TEMPLATE("piecewise: plain products in stretches, rows against a slow loop, bits for any number of threads", T, float,
+                   double) {
+  const Index n = 21037;
+  const std::vector<Named> masks = {{"T5", t5_offsets(n, 32, 128), Distance::offset, n, false},
+                                    {"T5, causal", t5_distances(16, 300), Distance::l1, n, true},
+                                    {"ends", PiecewiseConstant{{3, 90, 400}, {1.5, -0.5, 2, 0}}, Distance::l1, n, false}};
+  for (const Named& named : masks) {
+    CAPTURE(named.name);
+    const GridMask<T> mask({n}, named.f, named.distance, forced(named.causal));
+    const Random random(63);
+    for (const Index c : {1, 5, 70}) {
+      CAPTURE(c);
+      std::vector<T> x(static_cast<std::size_t>(n * c)), y(x.size()), again(x.size());
+      for (std::size_t k = 0; k < x.size(); ++k) x[k] = static_cast<T>(random.normal(k));
+      for (const bool transpose : {false, true}) {
+        const auto product = [&](std::vector<T>& to, int threads) {
+          const MatrixView<const T> from(x.data(), n, c);
+          const Context<Cpu> context{.threads = threads};
+          transpose ? mask.multiply_transpose(from, {to.data(), n, c}, context)
+                    : mask.multiply(from, {to.data(), n, c}, context);
+        };
+        product(y, 1);
+        for (const int threads : {2, 3, 16}) {
+          std::fill(again.begin(), again.end(), T(0));
+          product(again, threads);
+          CHECK(y == again);
+        }
+        double worst = 0;
+        for (Index i = 0; i<n; i += i % 4096> 4000 || i % 4096 < 90 ? 31 : 997) {
+          double exact = 0, size = 0;
+          const Index k = i % c;
+          for (Index j = 0; j < n; ++j) {
+            const double v =
+                (transpose ? entry(named, j, i) : entry(named, i, j)) * static_cast<double>(x[std::size_t(j * c + k)]);
+            exact += v, size += std::abs(v);
+          }
+          worst = std::max(worst, std::abs(static_cast<double>(y[std::size_t(i * c + k)]) - exact) / size);
+        }
+        CHECK(worst <= (sizeof(T) == 4 ? 1e-6 : 1e-12));
+      }
+    }
+  }
+}
+
 // Differences of running sums would lose every row that sees small keys only.
 TEST_CASE("piecewise in float: keys of wildly different size, row by row") {
   for (const bool causal : {false, true}) {

@@ -37,7 +37,7 @@ struct Report {
   std::optional<Certificate> certificate{};  // empty for exact engines (rounding only)
   Index terms = 0;                           // polynomial degree + 1, exponentials, ...; 0 where it has no meaning
   Index fitted_negative = 0;                 // distances where the mask is >= 0 and the mask as applied is negative
-  double rounding_estimate = 0;              // expected relative rounding error of the product in the house's norm
+  double rounding_estimate = 0;              // of a product, relative, in the house's norm; kind pointwise: of one entry
   double predicted_seconds = 0;              // by the cost model, one thread
   double flops = 0, bytes = 0;               // useful arithmetic, and memory traffic past the caches
   // Bound on what a product (plain or masked, M or Mᵀ) takes beyond inputs and outputs, with what the mask then keeps (spectra,

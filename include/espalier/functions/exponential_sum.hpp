@@ -10,6 +10,7 @@
 #include <espalier/functions/exponential_term.hpp>
 
 #include <memory>
+#include <stop_token>
 #include <string>
 
 namespace espalier {
@@ -23,6 +24,7 @@ struct FitOptions {
   Index row_entries = 0;           // real ranges: a row has at most so many entries and one at distance 0; 0: unknown
   bool one_sided = false;          // rows of a causal mask: distances 0 .. i; otherwise 0 .. i and 0 .. count - 1 - i
   std::shared_ptr<const ExponentialSum> start{};  // a fit of a nearby function: polished first, which is far cheaper
+  std::stop_token stop{};                         // looked at between steps of the search and of the check: Cancelled
 };
 
 struct ExponentialFit {
@@ -52,7 +54,8 @@ struct ExponentialFit {
 // Cost: O(count) values of f, O(count slots) for the check, and 5 ms to 1 s for the search; memory about 32 bytes a distance.
 // Accuracy: the certificate is computed from every integer distance, the rounding of the check added; a closed form has 0.
 // Functions that are no short sum (white noise, steps) come back with met = false and the reason.
-// Errors: ValueError for count < 1, first outside 0 .. count, a tolerance that is negative or NaN, values that are not finite.
+// Errors: ValueError for count < 1, first outside 0 .. count, a tolerance that is negative or NaN, values that are not finite;
+// Cancelled.
 // Source: G. Golub, V. Pereyra, SIAM J. Numer. Anal. 10 (1973) 413, sections 2 and 5 (variable projection);
 // N. Derevianko, G. Plonka, M. Petz, IMA J. Numer. Anal. 43 (2023) 789 (exponential sums by rational interpolation of spectra).
 ESPALIER_EXPORT ExponentialFit fit_exponentials(const DistanceFunction& f, Index count, const FitOptions& options = {});

@@ -29,8 +29,9 @@ enum class GraphOperator {
 //                O(terms (nonzeros + L)) a column, terms about sqrt(2 t rho log(1 / tolerance)), rho the spectral bound.
 //                Adjacency with weights of both signs: the sum's terms have the size exp(t rho(|A|)), ||M||_2 is exp(t lambda),
 //                lambda A's largest eigenvalue (a Rayleigh quotient bounds it from below). What cancels between the two is
-//                kept below the tolerance by equal steps of time, M = exp(t A / s)^s, s at most t (rho(|A|) - lambda) and the
-//                least power of two that will do; terms then count all steps. One step for weights >= 0 and Laplacians.
+//                kept below the tolerance, and within double, by equal steps of time, M = exp(t A / s)^s, s at most
+//                t (rho(|A|) - lambda) and the least power of two that will do; terms then count all steps. One step for
+//                weights >= 0 and Laplacians.
 //   "eigen"      dense eigendecomposition in double, made on first need, exact up to rounding, up to 1024 nodes. With
 //                this engine forced, entries() has tiles (the mask can then be a softmax bias).
 // parameters(): t. Gradient: dM/dt = -T M.
@@ -38,8 +39,8 @@ enum class GraphOperator {
 // and 2 eps t rho(|A|) of double for its exponents. Where that exceeds the tolerance the report warns, and the planner leaves
 // "eigen" alone to choose where it exists.
 // Errors: ValueError for a negative, NaN or infinite t, negative weights under a Laplacian, and for exp(tA) that would
-// overflow (t lambda > 80 in float, t rho(|A|) > 700); t times the width of the spectrum above 2e10, or a spectrum beyond
-// 1e37.
+// overflow (t lambda > 80 in float, > 700 in double, by the lower bound of lambda); t times the width of the spectrum above
+// 2e10, or a spectrum beyond 1e37.
 // Source: H. Tal-Ezer, R. Kosloff, "An accurate and efficient scheme for propagating the time dependent Schroedinger
 // equation", J. Chem. Phys. 81 (1984), for the expansion; L. Collatz, Math. Z. 48 (1942), for the bound.
 template <class T, class B = Cpu>

@@ -70,6 +70,10 @@ class ESPALIER_EXPORT GridMask final : public Mask<T, B> {
   class State;  // structure shared by with_parameters: sizes, keys, FFT plans
   struct Values;
   Report fft_report(Shape shape) const;
+  // progress: null, or what a set-up that the choice takes is watched by.
+  std::vector<Report> watched_candidates(Shape shape, const Progress* progress) const;
+  // Before a product: what its choice of an engine takes (fits, bases) is set up under the call's context.
+  void set_up(Shape shape, const Context<B>& context) const;
   void low_rank_vjp_by_fft(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                            const LowRankGradients<T, B>& gradients, const Context<B>& context) const;
   GridMask(std::shared_ptr<const State> state, std::shared_ptr<Values> values, const MaskOptions& options);

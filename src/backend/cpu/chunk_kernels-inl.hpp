@@ -39,10 +39,33 @@ HWY_INLINE void add_strided(Index depth, const T* HWY_RESTRICT x, Index x_step, 
   }
 }
 
-// out[r * out_step + .] = sum_{k < depth} a[k * a_step + r] b[k * b_step + .], r < rows, for V vectors.
+// The same with every lane's sum times its own weight w: y[c][.] += w[.] sum_k x[k][c] s[k][.], rows of s kPanel apart.
 template <int V, class T>
-HWY_INLINE void outer_products_of(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b,
-                                  Index b_step, T* HWY_RESTRICT out, Index out_step) {
+HWY_INLINE void add_weighted(Index depth, const T* HWY_RESTRICT x, Index x_step, Index columns, const T* HWY_RESTRICT s,
+                             const hn::Vec<Wide<T>> (&w)[V], T* HWY_RESTRICT y) {
+  const Wide<T> d;
+  for (Index c = 0; c < columns;) {
+    c += with_even_rows(columns - c, [&](auto height) HWY_ATTR {
+      constexpr int R = height;
+      Accumulator<T, R, V> acc;
+      clear(acc);
+      multiply_accumulate<T, R, V>(depth, x + c, 1, x_step, s, kPanel<T>, acc);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+          T* to = y + (c + r) * kPanel<T> + v * kLanes<T>;
+          hn::Store(hn::MulAdd(w[v], acc.c[r][v], hn::Load(d, to)), d, to);
+        }
+      }
+    });
+  }
+}
+
+// out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * b_step + .], r < rows, V vectors wide.
+template <int V, class T>
+HWY_INLINE void outer_panel(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b,
+                            Index b_step, T* HWY_RESTRICT out, Index width) {
   const Wide<T> d;
   for (Index i = 0; i < rows;) {
     i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
@@ -54,27 +77,28 @@ HWY_INLINE void outer_products_of(Index depth, const T* HWY_RESTRICT a, Index a_
       for (int r = 0; r < R; ++r) {
         if (i + r < rows) {
 #pragma GCC unroll 2
-          for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * out_step + v * kLanes<T>);
+          for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * width + v * kLanes<T>);
         }
       }
     });
   }
 }
 
-// f(column, Constant<V>()) for the columns of `width`, whole vectors, two at a time.
+// f(column, Constant<V>()) for the panels of a row of `width` elements (whole vectors): two vectors, one where that is all.
 template <class T, class F>
-HWY_INLINE void for_column_vectors(Index width, const F& f) {
+HWY_INLINE void over_panels(Index width, const F& f) {
   Index column = 0;
   for (; column + kPanel<T> <= width; column += kPanel<T>) f(column, Constant<2>());
   if (column < width) f(column, Constant<1>());
 }
 
-// The same for all columns of b and out, whole vectors, both `width` wide.
+// out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * width + .], r < rows; width: whole vectors.
 template <class T>
 void outer_products(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b, Index width,
                     T* HWY_RESTRICT out) {
-  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
-    outer_products_of<vectors>(depth, a, a_step, rows, b + column, width, out + column, width);
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    outer_panel<V>(depth, a, a_step, rows, b + column, width, out + column, width);
   });
 }
 
@@ -165,6 +189,18 @@ HWY_INLINE void scale_rows(Index rows, Index width, const T* HWY_RESTRICT factor
   }
 }
 
+// out[r * width + .] = sum_{k < depth} factor_k a[k][r] x[k][.], r < rows; width: whole vectors. `memory`: depth * kPanel. The
+// scaled rows of one panel at a time: those of all panels would push the operands out of the first-level cache.
+template <class T>
+void scaled_outer_products(Index depth, const T* HWY_RESTRICT factor, PlainRows<T> a, Index rows, PlainRows<T> x, Index width,
+                           T* HWY_RESTRICT memory, T* HWY_RESTRICT out) {
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    scale_rows(depth, V * kLanes<T>, factor, PlainRows<T>{x.data + column, x.step}, memory);
+    outer_panel<V>(depth, a.data, a.step, rows, memory, V * kLanes<T>, out + column, width);
+  });
+}
+
 // y[k] = factor_k x[k] for V vectors of each row, those of y kPanel apart, and sum = sum_k last_k y[k].
 template <int V, class T>
 HWY_INLINE void scale_and_sum_rows(Index rows, const T* HWY_RESTRICT factor, const T* HWY_RESTRICT last,
@@ -211,7 +247,7 @@ HWY_INLINE void weighted_sum(Index rows, Index width, const T* HWY_RESTRICT fact
 template <class T>
 void add_outer_products(bool add, Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, PlainRows<T> b, Index width,
                         T* HWY_RESTRICT y, Index y_step) {
-  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     for (Index i = 0; i < rows;) {
       i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
@@ -235,7 +271,7 @@ void add_outer_products(bool add, Index depth, const T* HWY_RESTRICT a, Index a_
 template <class T>
 void add_row_products(Index depth, PlainRows<T> a, Index rows, const T* weight, const T* last, const T* HWY_RESTRICT b,
                       Index b_step, Index width, T* HWY_RESTRICT y, Index y_step) {
-  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     for (Index i = 0; i < rows;) {
       i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {

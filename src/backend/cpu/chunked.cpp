@@ -12,6 +12,7 @@
 #include "backend/cpu/chunk_stream.hpp"
 #include "backend/cpu/chunked_call.hpp"
 #include "backend/cpu/parallel.hpp"
+#include "backend/cpu/progress_part.hpp"
 #include "backend/elementwise.hpp"
 
 #include <algorithm>
@@ -55,8 +56,7 @@ void chunk_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index c
     const Index first = p * coming / basis, count = (p + 1) * coming / basis - first;
     prefetch_rows<false>(call.b, call.begin(next) + first, count);
     prefetch_rows<false>(call.x, call.begin(next) + first, count);
-    scale_rows(nj, s.c_pad, weight, x, weighted);
-    outer_products(nj, b.data, b.step, s.m, weighted, s.c_pad, to);
+    scaled_outer_products(nj, weight, b, s.m, x, s.c_pad, weighted, to);
     if (call.row_sum) weighted_sum(nj, s.m_pad, weight, b, to + s.m * s.c_pad);
   }
 }
@@ -131,9 +131,10 @@ void add_near(const ChunkCall<T>& call, const ChunkScratch<T>& at, Index chunk, 
   }
 }
 
-// sums[.] += sum_k u[k] q[k][.], four chains.
+// sums[.] += w[.] sum_k u[k] q[k][.], four chains.
 template <int V, class T>
-HWY_INLINE void add_dot(Index depth, const T* HWY_RESTRICT u, const T* HWY_RESTRICT q, T* HWY_RESTRICT sums) {
+HWY_INLINE void add_dot(Index depth, const T* HWY_RESTRICT u, const T* HWY_RESTRICT q, const hn::Vec<Wide<T>> (&weight)[V],
+                        T* HWY_RESTRICT sums) {
   const Wide<T> d;
   hn::Vec<Wide<T>> acc[2][V];
 #pragma GCC unroll 2
@@ -155,7 +156,7 @@ HWY_INLINE void add_dot(Index depth, const T* HWY_RESTRICT u, const T* HWY_RESTR
 #pragma GCC unroll 2
   for (int v = 0; v < V; ++v) {
     T* to = sums + v * kLanes<T>;
-    hn::Store(hn::Add(hn::Load(d, to), hn::Add(acc[0][v], acc[1][v])), d, to);
+    hn::Store(hn::MulAdd(weight[v], hn::Add(acc[0][v], acc[1][v]), hn::Load(d, to)), d, to);
   }
 }
 
@@ -166,6 +167,9 @@ void add_far(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const ChunkSc
   const Wide<T> d;
   const MomentShape& s = call.shape;
   const Index ni = call.rows(chunk), size = call.mask->chunk, basis = sweep.side->basis;
+  // The next chunk's rows are asked for in as many parts as there are products to wait behind.
+  const Index next = sweep.upward ? chunk + 1 : chunk - 1, coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
+  const Index parts = (ni + kPanel<T> - 1) / kPanel<T> * basis;
   for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
     T* y = scratch + at.y + p * padded_rows(s.c) * kPanel<T>;
     with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
@@ -175,21 +179,17 @@ void add_far(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const ChunkSc
         return;
       }
       const T* a = scratch + at.a_lanes + i * s.m;
-      T* weighted = scratch + at.a_weighted;
       for (Index r = 0; r < basis; ++r) {
         const T* weight = sweep.side->row.data() + r * size + i;
+        const Index part = p * basis + r, first = part * coming / parts, count = (part + 1) * coming / parts - first;
+        prefetch_rows<false>(call.a, call.begin(next) + first, count);
+        prefetch_rows<true>(call.y, call.begin(next) + first, count);
         hn::Vec<Wide<T>> w[V];
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) w[v] = hn::LoadU(d, weight + v * kLanes<T>);
-        for (Index k = 0; k < s.m; ++k) {
-#pragma GCC unroll 2
-          for (int v = 0; v < V; ++v) {
-            const Index l = k * kPanel<T> + v * kLanes<T>;
-            hn::Store(hn::Mul(w[v], hn::Load(d, a + l)), d, weighted + l);
-          }
-        }
-        add_strided<V>(s.m, read + r * s.step, s.c_pad, s.c, weighted, kPanel<T>, y);
-        if (call.row_sum) add_dot<V>(s.m, read + r * s.step + s.m * s.c_pad, weighted, scratch + at.sums + i);
+        const T* state = read + r * s.step;
+        add_weighted<V>(s.m, state, s.c_pad, s.c, a, w, y);
+        if (call.row_sum) add_dot<V>(s.m, state + s.m * s.c_pad, a, w, scratch + at.sums + i);
       }
     });
   }
@@ -278,10 +278,15 @@ void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Conte
       parallel_for(inner, stream.lag() < t1 ? tasks : 0,
                    [&](Index k, int) { stream.advance(t0, t0, t1, k * kScanBlock, std::min(step, (k + 1) * kScanBlock)); });
     }
-    parallel_for(inner, t1 - t0, [&](Index k, int worker) {
-      const Index t = t0 + k;
-      run_rows(call, sweep, sweep.chunk(t), stream.read(t, t0), memory.data() + worker * per_worker);
-    });
+    const ProgressPart part(inner, static_cast<double>(t0) / static_cast<double>(n),
+                            static_cast<double>(t1) / static_cast<double>(n));
+    parallel_for(
+        part.context(), t1 - t0,
+        [&](Index k, int worker) {
+          const Index t = t0 + k;
+          run_rows(call, sweep, sweep.chunk(t), stream.read(t, t0), memory.data() + worker * per_worker);
+        },
+        "chunks");
   }
 }
 
@@ -313,9 +318,21 @@ void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
     call.shape = MomentShape(g, call.a.cols, columns, static_cast<bool>(call.row_sum));
     const Index panel = far_features(m, call.shape, context.scratch_bytes), features = call.shape.m;
     const bool whole = panel == features;
+    const double all = static_cast<double>(x.cols);
+    const ProgressPart block(context, c == 0 ? 0 : static_cast<double>(c) / all,
+                             c + columns == x.cols ? 1 : static_cast<double>(c + columns) / all);
+    // Each sweep counts alike.
+    const Index sides = (m.lower.basis > 0 ? 1 : 0) + (m.upper.basis > 0 ? 1 : 0), panels = (features + panel - 1) / panel;
+    const Index sweeps = 1 + (whole ? (m.upper.basis > 0 ? 1 : 0) : panels * sides);
+    Index sweep = 0;
+    const auto run = [&](const ChunkCall<T>& part, const ChunkSweep<T>& s) {
+      const double count = static_cast<double>(sweeps), at = static_cast<double>(sweep++);
+      const ProgressPart mine(block.context(), at / count, (at + 1) / count);
+      run_sweep(part, s, mine.context());
+    };
     ChunkSweep<T> up(m, whole ? m.lower : none, true, call.chunks(), g);
     up.near = true;
-    run_sweep(call, up, context);
+    run(call, up);
     for (Index k = 0; k < features; k += panel) {
       ChunkCall<T> part = call;
       if (!whole) {
@@ -326,7 +343,7 @@ void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
         if (whole && upward) continue;
         ChunkSweep<T> far(m, upward ? m.lower : m.upper, upward, call.chunks(), g);
         far.add = true;
-        if (far.far()) run_sweep(part, far, context);
+        if (far.far()) run(part, far);
       }
     }
   }

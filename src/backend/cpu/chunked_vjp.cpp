@@ -58,7 +58,7 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
   const Index coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
   const Index parts = (call.m_pad + kPanel<T> - 1) / kPanel<T> * basis;
   Index asked = 0, part = 0;
-  for_column_vectors<T>(call.m_pad, [&](Index column, auto vectors) HWY_ATTR {
+  over_panels<T>(call.m_pad, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     for (Index p = 0; p < basis; ++p) {
       const Index count = ++part * coming / parts - asked;
@@ -69,7 +69,7 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
       scale_and_sum_rows<V>(n, weights + p * call.mask->chunk, lasts, f.data + column, f.step, weighted,
                             to + call.c * call.m_pad);
       if (value) {
-        outer_products_of<V>(n, v.data, v.step, call.c, weighted, kPanel<T>, to, call.m_pad);
+        outer_panel<V>(n, v.data, v.step, call.c, weighted, kPanel<T>, to, call.m_pad);
       } else {
         for (Index k = 0; k < call.c; ++k) std::fill_n(to + k * call.m_pad, V * kLanes<T>, T(0));
       }

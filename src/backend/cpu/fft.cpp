@@ -6,6 +6,7 @@
 
 #if ESPALIER_HAS_FFTW
 #include "backend/cpu/fft_columns.hpp"
+#include "backend/cpu/progress_part.hpp"
 #endif
 
 #include <algorithm>
@@ -46,7 +47,15 @@ std::size_t toeplitz_fft_bytes<Cpu>(const std::vector<Index>& sizes, Index colum
   const Index tasks = rank > 0 ? std::max(pairs, 2 * kSlices) : (pairs + at_once - 1) / at_once;
   const Index worker = work + (length + 16) * (rank > 0 ? 3 : at_once) + 4096;
   const Index shared = rank > 0 ? length * (rank + 2 * kSlices) : 0;  // A and B feature-major; partial sums for few columns
-  return 2 * element * static_cast<std::size_t>(std::min(tasks, kReportedWorkers) * worker + shared) + kPlannerBytes;
+  // The first product makes plans (factors of every axis in T and double) and the table's spectrum, by way of the whole
+  // circulant in double; the spectrum stays.
+  Index factors = 0;
+  for (const Index n : sizes) factors += 2 * smooth_length(n);
+  const std::size_t spectrum = 2 * element * static_cast<std::size_t>(work);  // a worker's arrays hold one and more
+  const std::size_t circulant = 2 * sizeof(double) * static_cast<std::size_t>(toeplitz_fft_points(sizes));
+  const std::size_t planning = 4 * sizeof(double) * static_cast<std::size_t>(factors) + kPlannerBytes;
+  return 2 * element * static_cast<std::size_t>(std::min(tasks, kReportedWorkers) * worker + shared) + spectrum + circulant +
+         planning;
 #else
   (void)sizes, (void)columns, (void)rank, (void)element;
   return 0;
@@ -117,8 +126,10 @@ void ToeplitzFft<T, B>::multiply_low_rank(const T* spectrum, const LowRankInputs
     const Index features = std::min(block, m - r0);
     transpose_columns<T>(in.a, r0, features, a.data(), context);
     transpose_columns<T>(in.b, r0, features, b.data(), context);
+    const double all = static_cast<double>(m);
+    const ProgressPart part(context, static_cast<double>(r0) / all, static_cast<double>(r0 + features) / all);
     parallel_for(
-        context, pairs * slices,
+        part.context(), pairs * slices,
         [&](Index task, int worker) {
           Worker<T>& w = workers[static_cast<std::size_t>(worker)];
           w.prepare(t, 4 * length);
@@ -128,6 +139,7 @@ void ToeplitzFft<T, B>::multiply_low_rank(const T* spectrum, const LowRankInputs
           columns.gather(p, x);
           std::fill_n(sum, 2 * length, T(0));
           for (Index r = features * s / slices; r < features * (s + 1) / slices; ++r) {
+            check_cancelled(context);
             t.forward(x, b.data() + r * length, w.spectrum.data(), w.transform);
             t.kernels().multiply(w.spectrum.data(), spectrum, t.spectrum_size(), transpose, w.spectrum.data());
             t.inverse(w.spectrum.data(), sum, w.transform, a.data() + r * length);

@@ -3,6 +3,8 @@
 #if ESPALIER_HAS_FFTW
 #include "backend/cpu/fft_columns.hpp"
 
+#include <atomic>
+
 namespace espalier::backend {
 
 namespace {
@@ -89,6 +91,7 @@ void ToeplitzFft<T, B>::add_table_gradient(MatrixView<const T, B> x, MatrixView<
         T* y_panel = w.panel.data() + 2 * stride * at_once;
         for (Index panel = panels * s / slices; panel < panels * (s + 1) / slices; ++panel) {
           const Index first = panel * at_once, count = std::min(at_once, pairs - first);
+          check_cancelled(context);
           gather_pairs<T>(x, 2 * first, count, w.panel.data());
           gather_pairs<T>(y_bar, 2 * first, count, y_panel);
           for (Index k = 0; k < count; ++k) {
@@ -121,7 +124,9 @@ class BackwardSlice {
   }
 
   // Features first .. last - 1 of the feature-major a and b; x, y: pairs of columns. a, b are overwritten by their gradients.
-  void run(Index first, Index last, T* a, T* b, const T* x, const T* y) {
+  // done() is called after each.
+  template <class F>
+  void run(Index first, Index last, T* a, T* b, const T* x, const T* y, const F& done) {
     const Index length = t_.points();
     z_.prepare(t_, 6 * length);
     u_.prepare(t_, 0);
@@ -134,6 +139,7 @@ class BackwardSlice {
       }
       for (Index i = 0; wanted_.a && i < length; ++i) a[r * length + i] = a_sum[2 * i] + a_sum[2 * i + 1];
       for (Index i = 0; wanted_.b && i < length; ++i) b[r * length + i] = b_sum[2 * i] + b_sum[2 * i + 1];
+      done();
     }
   }
 
@@ -218,18 +224,23 @@ void ToeplitzFft<T, B>::multiply_low_rank_vjp(const T* spectrum, const LowRankIn
   std::vector<BackwardSlice<T>> slices;
   for (Index s = 0; s < count; ++s) slices.emplace_back(t, spectrum, wanted, pairs);
   Buffer<T, B> a(block * length), b(block * length);
+  std::atomic<Index> done{0};
   for (Index r0 = 0; r0 < m; r0 += block) {
     const Index features = std::min(block, m - r0);
     transpose_columns<T>(in.a, r0, features, a.data(), context);
     transpose_columns<T>(in.b, r0, features, b.data(), context);
-    parallel_for(
-        context, count,
-        [&](Index s, int) {
-          slices[static_cast<std::size_t>(s)].run(features * s / count, features * (s + 1) / count, a.data(), b.data(),
-                                                  x_pairs.data(), y_pairs.data());
-          slices[static_cast<std::size_t>(s)].release_work();
-        },
-        "fft backward");
+    parallel_for(context, count, [&](Index s, int worker) {
+      BackwardSlice<T>& slice = slices[static_cast<std::size_t>(s)];
+      slice.run(features * s / count, features * (s + 1) / count, a.data(), b.data(), x_pairs.data(), y_pairs.data(), [&] {
+        const Index now = ++done;
+        check_cancelled(context);
+        // Worker 0 is the calling thread.
+        if (worker == 0 && context.progress != nullptr && context.progress->callback) {
+          context.progress->callback("fft backward", static_cast<double>(now) / static_cast<double>(m));
+        }
+      });
+      slice.release_work();
+    });
     if (wanted.a) write_columns<T>(a.data(), r0, features, gradients.a, context);
     if (wanted.b) write_columns<T>(b.data(), r0, features, gradients.b, context);
   }

@@ -11,6 +11,7 @@
 #include "backend/cpu/chunked_call.hpp"
 #include "backend/cpu/parallel.hpp"
 #include "backend/cpu/patch_pass.hpp"
+#include "backend/cpu/progress_part.hpp"
 #include "backend/cpu/tile_geometry.hpp"
 #include "backend/elementwise.hpp"
 #include "backend/tiles.hpp"
@@ -170,17 +171,24 @@ void far_panel(const PatchCall<T>& call, Index first, Index features, const Patc
                          {mine + at.weighted, n, basis * f}, inner);
     return mine + at.weighted;
   };
-  parallel_for(context, call.leaves(), [&](Index leaf, int worker) {
-    const T* w = weights(leaf, !call.transpose, call.b, scratch + worker * at.size);
-    block_product(basis * f, c, call.points(leaf), w, 1, basis * f, call.x.row(call.begin(leaf)), call.x.row_stride,
-                  pass.moments(0, leaf), width, false);
-  });
-  pass.run(context);
-  parallel_for(context, call.leaves(), [&](Index leaf, int worker) {
-    const T* w = weights(leaf, call.transpose, call.a, scratch + worker * at.size);
-    block_product(call.points(leaf), c, basis * f, w, basis * f, 1, pass.locals(0, leaf), width, call.y.row(call.begin(leaf)),
-                  call.y.row_stride, true);
-  });
+  const ProgressPart moments(context, 0, 0.25), couplings(context, 0.25, 0.75), locals(context, 0.75, 1);
+  parallel_for(
+      moments.context(), call.leaves(),
+      [&](Index leaf, int worker) {
+        const T* w = weights(leaf, !call.transpose, call.b, scratch + worker * at.size);
+        block_product(basis * f, c, call.points(leaf), w, 1, basis * f, call.x.row(call.begin(leaf)), call.x.row_stride,
+                      pass.moments(0, leaf), width, false);
+      },
+      "far field");
+  pass.run(couplings.context());
+  parallel_for(
+      locals.context(), call.leaves(),
+      [&](Index leaf, int worker) {
+        const T* w = weights(leaf, call.transpose, call.a, scratch + worker * at.size);
+        block_product(call.points(leaf), c, basis * f, w, basis * f, 1, pass.locals(0, leaf), width,
+                      call.y.row(call.begin(leaf)), call.y.row_stride, true);
+      },
+      "far field");
 }
 
 // Far part of the row sums, r_i += a_i . (M b)_i: one plain product with b.
@@ -223,18 +231,27 @@ void run(const PatchCall<T>& call, const Context<Cpu>& context) {
   T* scratch = memory.data();
   T* pass = scratch + scratch_size;
   const Context<Cpu> inner = within_task(context);
+  // Near tiles, row sums, and panels of features, which take about as long as the tiles together.
+  const bool far = !grid.levels.empty(), sums = far && call.row_sum != nullptr, panels = far && call.x.cols > 0;
+  const double near_share = panels ? 0.5 : sums ? 0.9 : 1, sums_share = !sums ? 0 : panels ? 0.05 : 0.1;
+  const ProgressPart near_part(limited, 0, near_share), sums_part(limited, near_share, panels ? near_share + sums_share : 1),
+      panels_part(limited, near_share + sums_share, 1);
   parallel_for(
-      limited, call.leaves(),
+      near_part.context(), call.leaves(),
       [&](Index leaf, int worker) {
         T* mine = scratch + worker * at.size;
         near_leaf(call, leaf, mine + at.sums, mine + at.y, inner);
       },
       "near tiles");
-  if (grid.levels.empty()) return;
-  if (call.row_sum != nullptr) far_row_sums(call, at, scratch, pass, limited);
-  if (call.x.cols == 0) return;
-  if (!call.a) far_panel(call, 0, 0, at, scratch, pass, limited);
-  for (Index r = 0; r < features; r += panel) far_panel(call, r, std::min(panel, features - r), at, scratch, pass, limited);
+  if (sums) far_row_sums(call, at, scratch, pass, sums_part.context());
+  if (!panels) return;
+  if (!call.a) far_panel(call, 0, 0, at, scratch, pass, panels_part.context());
+  for (Index r = 0; r < features; r += panel) {
+    const double all = static_cast<double>(features);
+    const Index last = std::min(features, r + panel);
+    const ProgressPart part(panels_part.context(), static_cast<double>(r) / all, static_cast<double>(last) / all);
+    far_panel(call, r, last - r, at, scratch, pass, part.context());
+  }
 }
 
 // ---- into patch order and back -----------------------------------------------------------------------------------------
@@ -288,9 +305,12 @@ void product(const PatchedGrid<T>& grid, bool transpose, MatrixView<const T, Cpu
   Buffer<T, Cpu> sums(row_sum ? row_sum.size : 0);
   for (Index c = 0; c == 0 || c < x.cols; c += kColumnBlock) {
     const Index columns = std::min(kColumnBlock, x.cols - c);
+    const double all = static_cast<double>(x.cols);
+    const ProgressPart block(context, c == 0 ? 0 : static_cast<double>(c) / all,
+                             c + columns == x.cols ? 1 : static_cast<double>(c + columns) / all);
     PatchCall<T> call{
         &grid, transpose, a, b, x.columns(c, columns), result.view.columns(c, columns), c == 0 ? sums.data() : nullptr};
-    run(call, context);
+    run(call, block.context());
   }
   put_back<T>(grid, result.view, y, context);
   for (Index i = 0; row_sum && i < row_sum.size; ++i) row_sum[grid.index[static_cast<std::size_t>(i)]] = sums.data()[i];
@@ -330,17 +350,22 @@ void patch_low_rank_vjp(const PatchedGrid<T>& m, const LowRankInputs<T, B>& in, 
   }
   if (gradients.x && !y_bar) fill(gradients.x, T(0), context);
   if (!any) return;
-  const bool sums = static_cast<bool>(cotangents.row_sum);
+  const bool sums = static_cast<bool>(cotangents.row_sum), with_x = gradients.x && y_bar;
+  // Each product counts alike.
+  const int products = (with_x ? 1 : 0) + (gradients.a ? 1 : 0) + (gradients.b ? 1 : 0);
+  const auto share = [&](int k) { return static_cast<double>(k) / products; };
+  const ProgressPart x_part(context, 0, share(1)), a_part(context, share(with_x ? 1 : 0), share(with_x ? 2 : 1)),
+      b_part(context, share(products - 1), 1);
   const Ordered<T> a = ordered<T>(m, in.a, Last::none, {}, context), b = ordered<T>(m, in.b, Last::none, {}, context);
-  if (gradients.x && y_bar) {
+  if (with_x) {
     const Ordered<T> y = ordered<T>(m, y_bar, Last::none, {}, context);
-    product<T>(m, true, b.view, a.view, y.view, gradients.x, {}, context);
+    product<T>(m, true, b.view, a.view, y.view, gradients.x, {}, x_part.context());
   }
   if (!gradients.a && !gradients.b) return;
   const Ordered<T> w = ordered<T>(m, y_bar, sums ? Last::vector : Last::none, cotangents.row_sum, context);
   const Ordered<T> x = ordered<T>(m, y_bar ? in.x : MatrixView<const T, B>{}, sums ? Last::ones : Last::none, {}, context);
-  if (gradients.a) product<T>(m, false, w.view, x.view, b.view, gradients.a, {}, context);
-  if (gradients.b) product<T>(m, true, x.view, w.view, a.view, gradients.b, {}, context);
+  if (gradients.a) product<T>(m, false, w.view, x.view, b.view, gradients.a, {}, a_part.context());
+  if (gradients.b) product<T>(m, true, x.view, w.view, a.view, gradients.b, {}, b_part.context());
 }
 
 template <class T>
