@@ -30,7 +30,7 @@ struct LearningSide {
   std::vector<const ToeplitzValues*> masks;        // what rows are measured by
   bool lower = true, upper = true;                 // the sides that it stands for
   Matrix own;                                      // [C, R] vectors that rows read
-  SetUpWatch watch{};
+  const SetUpWatch* watch = nullptr;
 };
 
 Matrix reversed(const Matrix& m) {
@@ -96,7 +96,7 @@ Side side_on(const States& states, const Matrix& row, const Matrix& source) {
 
 // The worst row's error of the k-th function of a side.
 double error_of(const LearningSide& side, std::size_t k, const Side& form, Index gap, bool all) {
-  Errors e = errors_of(form, *side.values[k], std::numeric_limits<double>::infinity(), gap, all, side.watch);
+  Errors e = errors_of(form, *side.values[k], std::numeric_limits<double>::infinity(), gap, all, *side.watch);
   return worst_row(side.lower ? &e : nullptr, side.upper ? &e : nullptr, *side.masks[k], 0, form.row.rows(), gap);
 }
 
@@ -191,14 +191,14 @@ LearningSide learning_side(const ToeplitzValues& m, const SideSums& sums, const 
                            const SetUpWatch& watch) {
   LearningSide side;
   const bool first = lower || m.symmetric;
-  side.watch = watch;
-  const auto add = [&](const ToeplitzValues& v, const SideSums& own_sums) {
-    side.sums.push_back(first ? &own_sums.lower : &own_sums.upper);
+  const auto add = [&](const ToeplitzValues& v, const SideSums& of) {
+    side.sums.push_back(first ? &of.lower : &of.upper);
     side.values.push_back(first ? &v.lower : &v.upper);
     side.masks.push_back(&v);
   };
   add(m, sums);
   for (const ToeplitzDerivative& d : derivatives) add(d.values, d.sums);
+  side.watch = &watch;
   side.lower = lower || both;
   side.upper = !lower || both;
   const auto length = static_cast<Index>(m.lower.size());
@@ -248,9 +248,8 @@ bool derivative_form(const ToeplitzValues& m, const SideSums& sums, const std::v
   const bool two_sided = m.has_upper, same = two_sided && m.symmetric;
   // What is below the diagonal serves what is above too where both are the same.
   std::vector<LearningSide> sides{learning_side(m, sums, derivatives, true, same, form.lower.basis, chunk, gap, kind, watch)};
-  if (two_sided && !same) {
+  if (two_sided && !same)
     sides.push_back(learning_side(m, sums, derivatives, false, false, form.upper.basis, chunk, gap, kind, watch));
-  }
   const double least = std::max(tolerance, 16.0 * static_cast<double>(std::numeric_limits<T>::epsilon()));
   // Two different sides share what is allowed in a row.
   std::vector<double> allowed(derivatives.size() + 1, two_sided && !same ? least / 2 : least);

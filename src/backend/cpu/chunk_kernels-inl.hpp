@@ -62,10 +62,10 @@ HWY_INLINE void add_weighted(Index depth, const T* HWY_RESTRICT x, Index x_step,
   }
 }
 
-// out[r * out_step + .] = sum_{k < depth} a[k * a_step + r] b[k * b_step + .], r < rows, for V vectors.
+// out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * b_step + .], r < rows, V vectors wide.
 template <int V, class T>
-HWY_INLINE void outer_products_of(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b,
-                                  Index b_step, T* HWY_RESTRICT out, Index out_step) {
+HWY_INLINE void outer_panel(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b,
+                            Index b_step, T* HWY_RESTRICT out, Index width) {
   const Wide<T> d;
   for (Index i = 0; i < rows;) {
     i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
@@ -77,27 +77,28 @@ HWY_INLINE void outer_products_of(Index depth, const T* HWY_RESTRICT a, Index a_
       for (int r = 0; r < R; ++r) {
         if (i + r < rows) {
 #pragma GCC unroll 2
-          for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * out_step + v * kLanes<T>);
+          for (int v = 0; v < V; ++v) hn::Store(acc.c[r][v], d, out + (i + r) * width + v * kLanes<T>);
         }
       }
     });
   }
 }
 
-// f(column, Constant<V>()) for the columns of `width`, whole vectors, two at a time.
+// f(column, Constant<V>()) for the panels of a row of `width` elements (whole vectors): two vectors, one where that is all.
 template <class T, class F>
-HWY_INLINE void for_column_vectors(Index width, const F& f) {
+HWY_INLINE void over_panels(Index width, const F& f) {
   Index column = 0;
   for (; column + kPanel<T> <= width; column += kPanel<T>) f(column, Constant<2>());
   if (column < width) f(column, Constant<1>());
 }
 
-// The same for all columns of b and out, whole vectors, both `width` wide.
+// out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * width + .], r < rows; width: whole vectors.
 template <class T>
 void outer_products(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b, Index width,
                     T* HWY_RESTRICT out) {
-  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
-    outer_products_of<vectors>(depth, a, a_step, rows, b + column, width, out + column, width);
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    outer_panel<V>(depth, a, a_step, rows, b + column, width, out + column, width);
   });
 }
 
@@ -193,10 +194,10 @@ HWY_INLINE void scale_rows(Index rows, Index width, const T* HWY_RESTRICT factor
 template <class T>
 void scaled_outer_products(Index depth, const T* HWY_RESTRICT factor, PlainRows<T> a, Index rows, PlainRows<T> x, Index width,
                            T* HWY_RESTRICT memory, T* HWY_RESTRICT out) {
-  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     scale_rows(depth, V * kLanes<T>, factor, PlainRows<T>{x.data + column, x.step}, memory);
-    outer_products_of<V>(depth, a.data, a.step, rows, memory, V * kLanes<T>, out + column, width);
+    outer_panel<V>(depth, a.data, a.step, rows, memory, V * kLanes<T>, out + column, width);
   });
 }
 
@@ -246,7 +247,7 @@ HWY_INLINE void weighted_sum(Index rows, Index width, const T* HWY_RESTRICT fact
 template <class T>
 void add_outer_products(bool add, Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, PlainRows<T> b, Index width,
                         T* HWY_RESTRICT y, Index y_step) {
-  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     for (Index i = 0; i < rows;) {
       i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
@@ -270,7 +271,7 @@ void add_outer_products(bool add, Index depth, const T* HWY_RESTRICT a, Index a_
 template <class T>
 void add_row_products(Index depth, PlainRows<T> a, Index rows, const T* weight, const T* last, const T* HWY_RESTRICT b,
                       Index b_step, Index width, T* HWY_RESTRICT y, Index y_step) {
-  for_column_vectors<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     for (Index i = 0; i < rows;) {
       i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {

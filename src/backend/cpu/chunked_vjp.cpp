@@ -52,12 +52,13 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
   }
   const PlainRows<T> f = plain_rows(factor, t0, n, call.m_pad, scratch + at.plain_m);
   const PlainRows<T> v = value ? plain_rows(value, t0, n, call.c_pad, scratch + at.plain_c) : PlainRows<T>{};
-  // A panel of columns stays in the first cache for all vectors of the basis. The next chunk of the sweep is asked for in as
-  // many parts as there are products to wait behind.
-  const Index next = upward ? chunk + 1 : chunk - 1, coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
+  // A panel of columns stays in the first cache for all vectors of the basis. A chunk to come (with near tiles: the next one
+  // that none has touched) is asked for in as many parts as there are products to wait behind.
+  const Index ahead = call.near ? call.mask->gap : 1, next = upward ? chunk + ahead : chunk - ahead;
+  const Index coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
   const Index parts = (call.m_pad + kPanel<T> - 1) / kPanel<T> * basis;
   Index asked = 0, part = 0;
-  for_column_vectors<T>(call.m_pad, [&](Index column, auto vectors) HWY_ATTR {
+  over_panels<T>(call.m_pad, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     for (Index p = 0; p < basis; ++p) {
       const Index count = ++part * coming / parts - asked;
@@ -68,7 +69,7 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
       scale_and_sum_rows<V>(n, weights + p * call.mask->chunk, lasts, f.data + column, f.step, weighted,
                             to + call.c * call.m_pad);
       if (value) {
-        outer_products_of<V>(n, v.data, v.step, call.c, weighted, kPanel<T>, to, call.m_pad);
+        outer_panel<V>(n, v.data, v.step, call.c, weighted, kPanel<T>, to, call.m_pad);
       } else {
         for (Index k = 0; k < call.c; ++k) std::fill_n(to + k * call.m_pad, V * kLanes<T>, T(0));
       }
