@@ -21,9 +21,9 @@ struct KernelWork {
   double whole_rows(double n) const { return std::ceil(n / rows) * rows; }
   // Of 2 n flops in the register tile.
   double multiply_adds(double n) const { return n / lanes; }
-  // Of rows of a block product: a row that is left over takes as long as a whole tile, for its few sums keep the multiply-adds
-  // waiting.
-  double block_rows(double n) const { return n + (rows - 1) * std::fmod(std::floor(n), rows); }
+  // Of rows of a block product: a row that is left over takes nearly as long as a whole tile, for its few sums keep the
+  // multiply-adds waiting.
+  double block_rows(double n) const { return n + 0.8 * (rows - 1) * std::fmod(std::floor(n), rows); }
 
   // One entry of the mask in a tile, for m features (0: the plain product) and c columns: scores, the mask, columns. Few sums
   // keep the multiply-adds waiting: fewer than four features or three columns save nothing.

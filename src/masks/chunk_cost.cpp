@@ -54,7 +54,7 @@ struct Split {
 template <class T>
 void add_side(const backend::ChunkedToeplitz<T>& p, const backend::ChunkSide<T>& side, double m, double c, Split& s) {
   const KernelWork w = backend::kernel_work(sizeof(T));
-  const double size = static_cast<double>(p.chunk), chunks = static_cast<double>(p.length) / size;
+  const double size = static_cast<double>(p.chunk), chunks = std::ceil(static_cast<double>(p.length) / size);
   const double r = static_cast<double>(side.basis), states = static_cast<double>(side.states), width = std::max(1.0, m);
   const double lanes = w.whole_lanes(c), active = std::max(0.0, chunks - static_cast<double>(p.gap));
   if (m > 0) {
@@ -90,7 +90,7 @@ double chunked_seconds(const backend::ChunkedToeplitz<T>& p, Shape shape, const 
   Split s;
   const double blocks = std::max(1.0, std::ceil(c / kColumnBlock));
   s.near = tiles * size * size * (w.entry(m, c) + w.multiply_adds((blocks - 1) * m));
-  s.other = chunks * kChunkWork + tiles * size * (0.3 * m * blocks);
+  s.other = std::ceil(chunks) * kChunkWork + tiles * size * (0.3 * m * blocks);
   if (c != w.whole_lanes(c)) s.other += tiles * size * KernelWork::kRowCopy;
   double sweeps = 1;
   for (const auto* side : {&p.lower, &p.upper}) {

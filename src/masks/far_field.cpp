@@ -117,8 +117,10 @@ void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vect
       std::any_of(all.begin(), all.end(), [](const Report& r) { return r.engine == "exponentials" || r.engine == "band"; });
   if (!forced && sequence) return;
   // Not where even bases of four vectors would not pay, nor where the set-up, which finding out takes, costs more than the
-  // whole product by another engine: some 2 Mflop a point.
-  const double set_up = 2e6 * static_cast<double>(backend::count(plan_.sizes)) / options_.cost.chunk_flops;
+  // whole product by another engine: some 4500 flops for each offset of two leaves and each pair of their points.
+  const double points = static_cast<double>(backend::count(plan_.patch));
+  double set_up = 4500 * points * points / options_.cost.chunk_flops;
+  for (const Index n : plan_.patches.front()) set_up *= static_cast<double>(2 * n - 1);
   if (!forced && set_up >= best_other) return;
   const double length = static_cast<double>(backend::count(plan_.sizes));
   if (!forced && seconds({0, 16 * length, 0, 0}, near_pairs(plan_), near_runs(plan_), 0, shape) >= best_other) return;

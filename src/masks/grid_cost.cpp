@@ -31,13 +31,13 @@ double line_slowness(Index h) {
   if (odd == 1) return h < (1 << 15) ? 1 : h < (1 << 16) ? 1.8 : 3;
   if (h <= 16) return 1;
   if (is_one_step(h)) return 1.6;
-  const double sevens = h % 7 == 0 ? 1.15 : 1;
   const bool in_first_cache = h <= 256;
-  if (twos >= 6) return sevens * (in_first_cache ? 1.2 : 1.35);
-  if (twos >= 4) return sevens * (in_first_cache ? 1.25 : 1.65);
+  if (twos == 0) return in_first_cache ? 3.0 : 3.6;
+  if (twos == 1) return in_first_cache ? 2.8 : 3.3;
+  if (twos == 2) return in_first_cache ? 1.8 : 2.0;
+  const double sevens = h % 7 != 0 ? 1 : in_first_cache ? 1.35 : 1.15;
   if (twos == 3) return sevens * (in_first_cache ? 1.6 : 1.9);
-  if (twos == 2) return sevens * (in_first_cache ? 1.8 : 2.0);
-  return sevens * (in_first_cache ? 3.0 : 3.6);
+  return sevens * (in_first_cache ? 1.05 : twos <= 5 ? 1.65 : 1.35);
 }
 
 // Flops of `lines` lines of n points, padded to 2 h, one way. All but the first axis are turned, eight lines at once where there
@@ -89,15 +89,15 @@ double fft_seconds(const std::vector<Index>& sizes, Shape shape, std::size_t ele
     lines *= 2 * static_cast<double>(backend::smooth_length(sizes[t]));
     points = lines;
   }
-  // Gathering and scattering a pair of columns: half a microsecond.
-  flops += 3e4;
+  // Of a product: its work space, fresh memory. Of a pair of columns: half a microsecond for gathering and scattering.
+  const double once = 6e4 + 0.12 * flops, pair = 3e4 + flops;
   const double columns = static_cast<double>(shape.columns + (shape.rank > 0 ? 1 : 0));
-  const double pairs = static_cast<double>(shape.heads * std::max<Index>(1, shape.rank)) * std::ceil(columns / 2);
-  double seconds = flops / (cost.fft_flops / (static_cast<double>(element) / sizeof(float)));
+  const double pairs = static_cast<double>(std::max<Index>(1, shape.rank)) * std::ceil(columns / 2);
+  double seconds = (once + pairs * pair) / (cost.fft_flops / (static_cast<double>(element) / sizeof(float)));
   // On several axes an array past the second cache is turned around in memory.
   const double array = 2 * static_cast<double>(element) * points, cached = 1 << 20;
-  if (axes > 1) seconds += 8 * array * std::max(0.0, 1 - cached / array) / cost.bandwidth;
-  return static_cast<double>(shape.heads) * cost.call_seconds + pairs * seconds;
+  if (axes > 1) seconds += pairs * 8 * array * std::max(0.0, 1 - cached / array) / cost.bandwidth;
+  return static_cast<double>(shape.heads) * (cost.call_seconds + seconds);
 }
 
 }  // namespace espalier

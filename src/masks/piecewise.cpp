@@ -17,8 +17,8 @@ namespace {
 
 // The chunk is chosen for this size; others keep the order nearly everywhere.
 constexpr Index kReferenceWidth = 64;
-// More pieces a side are refused: at a piece for every four tokens nearly all tiles are exact. Where no engine is forced a
-// quarter of that is not worth a look any more, nor are many that take long to lay out.
+// More pieces a side are refused: at a piece for every four tokens nearly all tiles are exact, unless they lie close together.
+// Where no engine is forced many are not looked at: they take long to lay out.
 constexpr Index kMostLooked = 1024;
 Index most_pieces(Index length) {
   return 16 + length / 4;
@@ -157,7 +157,7 @@ template <class T>
 const typename PiecewiseEngine<T>::Form& PiecewiseEngine<T>::form() const {
   std::call_once(form_once_, [&] {
     const Index length = (static_cast<Index>(source_.table.size()) + 1) / 2;
-    const Index most = options_.engine == "piecewise" ? most_pieces(length) : std::min(length / 16, kMostLooked);
+    const Index most = options_.engine == "piecewise" ? most_pieces(length) : std::min(most_pieces(length), kMostLooked);
     const PieceRuns m = runs(false, most);
     form_.pieces = static_cast<Index>(m.lower.size() + m.upper.size());
     if (static_cast<Index>(std::max(m.lower.size(), m.upper.size())) > most) {
