@@ -269,7 +269,10 @@ int main(int argc, char** argv) {
   const auto seed = static_cast<std::uint64_t>(argc > 1 ? std::atoll(argv[1]) : 4);
   const int cases = argc > 2 ? std::atoi(argv[2]) : 60, only = argc > 5 ? std::atoi(argv[5]) : -1;
   const bool calibrated = argc > 3 && std::string(argv[3]) == "calibrated", details = argc > 4;
-  const CostModel cost = calibrated ? calibrated_cost_model() : CostModel{};
+  const CostModel cost = calibrated ? calibrated_cost_model() : GridMask<float>({2}, Exponential{1}).options().cost;
+  std::printf("Gflop/s: tiles %.0f, chunks %.0f, plain %.0f, FFT %.0f; %.0f GB/s, %.2f us a call\n", 1e-9 * cost.tile_flops,
+              1e-9 * cost.chunk_flops, 1e-9 * cost.chunk_plain_flops, 1e-9 * cost.fft_flops, 1e-9 * cost.bandwidth,
+              1e6 * cost.call_seconds);
   int within = 0, counted = 0;
   double worst = 0;
   for (int k = 0; k < cases; ++k) {

@@ -29,7 +29,7 @@ struct KernelWork {
   // keep the multiply-adds waiting: fewer than four features or three columns save nothing.
   double entry(double m, double c) const {
     const double columns = std::max(3.0, whole_rows(c));
-    return multiply_adds(m > 0 ? std::max(4.0, m) + columns + 2.5 : columns + 1.5);
+    return multiply_adds(m > 0 ? std::max(4.0, m) + columns + 3 : columns + 1.75);
   }
 
   // Copying a row of a few elements, packing and unpacking included: 4 ns.

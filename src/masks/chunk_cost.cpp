@@ -16,8 +16,8 @@ using backend::KernelWork;
 
 // Columns that a product takes at once; the near scores are made anew for each block of them.
 constexpr double kColumnBlock = 256;
-// What a sweep does for a chunk whatever its columns: 80 ns.
-constexpr double kChunkWork = 640;
+// What a sweep does whatever its length, memory and coefficients, and for a chunk whatever its columns: 1 us, 80 ns.
+constexpr double kSweepWork = 8000, kChunkWork = 640;
 // More basis vectors than that are not kept in registers while states step.
 constexpr Index kScanned = 8;
 
@@ -90,13 +90,13 @@ double chunked_seconds(const backend::ChunkedToeplitz<T>& p, Shape shape, const 
   Split s;
   const double blocks = std::max(1.0, std::ceil(c / kColumnBlock));
   s.near = tiles * size * size * (w.entry(m, c) + w.multiply_adds((blocks - 1) * m));
-  s.other = std::ceil(chunks) * kChunkWork + tiles * size * (0.3 * m * blocks);
+  s.other = kSweepWork + std::ceil(chunks) * kChunkWork + tiles * size * (0.3 * m * blocks);
   if (c != w.whole_lanes(c)) s.other += tiles * size * KernelWork::kRowCopy;
   double sweeps = 1;
   for (const auto* side : {&p.lower, &p.upper}) {
     if (side->basis == 0) continue;
     add_side(p, *side, m, c, s);
-    if (side == &p.upper) sweeps = 2, s.other += chunks * kChunkWork;
+    if (side == &p.upper) sweeps = 2, s.other += kSweepWork + chunks * kChunkWork;
   }
   const double elements = length * (sweeps * (2 * m + 2 * c) + (sweeps - 1) * c);
   s.other += KernelWork::kPass * elements;

@@ -73,8 +73,9 @@ double tile_seconds(const std::vector<Index>& sizes, bool causal, Shape shape, s
     const double vectors = std::ceil(along / w.lanes) * w.lanes * static_cast<double>(element) / 64;
     entry += std::min(1.0, kTileEdge / along) * 3 * (1 + vectors) / along;
   }
-  const double heads = static_cast<double>(shape.heads);
-  return heads * (cost.call_seconds + work_seconds(entries * entry, cost.tile_flops));
+  // Sources are packed once, rows too where there are features.
+  const double rows = (shape.rank > 0 ? 1.5 : 1.0) * length * backend::KernelWork::kRowCopy;
+  return static_cast<double>(shape.heads) * (cost.call_seconds + work_seconds(entries * entry + rows, cost.tile_flops));
 }
 
 double fft_seconds(const std::vector<Index>& sizes, Shape shape, std::size_t element, const CostModel& cost) {
