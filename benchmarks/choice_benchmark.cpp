@@ -3,11 +3,11 @@
 //
 // usage: choice_benchmark [SEED [CASES [shipped|calibrated [engines]]]]      (default 4 60 shipped)
 //
-// A case: a grid of one to three axes, thin ones included, 256 to 65,536 points; a smooth, turning, piecewise constant or random
-// table, causal or not; the plain product of 1 to 128 columns, or the masked one of 1 to 128 features and columns. Every engine
-// that can be forced runs on it, one thread, interleaved, least processor time of several rounds. Regret: the time of the engine
-// that the mask chooses by itself over the least, less one; within 5 % counts as 0. `engines` prints every engine's time beside
-// the predicted one.
+// A case: a grid of one to three axes, thin ones included, 256 to 65,536 points; a smooth, turning, piecewise constant or
+// random table, causal or not; the plain product of 1 to 128 columns, or the masked one of 1 to 128 features and columns. Every
+// engine that can be forced runs on it, one thread, interleaved, least processor time of several rounds. Regret: the time of
+// the engine that the mask chooses by itself over the least, less one; within 5 % counts as 0. `engines` prints every engine's
+// time beside the predicted one.
 #include <espalier/core/random.hpp>
 #include <espalier/masks/calibration.hpp>
 #include <espalier/masks/grid.hpp>
@@ -76,7 +76,9 @@ class Draw {
   Draw(std::uint64_t seed, int number) : random_(seed), at_(static_cast<std::uint64_t>(number) << 32) {}
   double uniform() { return random_.uniform(at_++); }
   bool chance(double p) { return uniform() < p; }
-  Index integer(Index first, Index last) { return first + static_cast<Index>(uniform() * static_cast<double>(last - first + 1)); }
+  Index integer(Index first, Index last) {
+    return first + static_cast<Index>(uniform() * static_cast<double>(last - first + 1));
+  }
   double logarithmic(double low, double high) { return low * std::exp(uniform() * std::log(high / low)); }
   double normal() { return random_.normal(at_++); }
 
@@ -198,8 +200,8 @@ struct Operands {
   void product(const Mask<float>& mask) {
     const MatrixView<float> in(x.data(), length, shape.columns), out(y.data(), length, shape.columns);
     if (shape.rank == 0) return mask.multiply(in, out, kOneThread);
-    mask.multiply_low_rank({{a.data(), length, shape.rank}, {b.data(), length, shape.rank}, in},
-                           {out, {sums.data(), length}}, kOneThread);
+    mask.multiply_low_rank({{a.data(), length, shape.rank}, {b.data(), length, shape.rank}, in}, {out, {sums.data(), length}},
+                           kOneThread);
   }
 };
 

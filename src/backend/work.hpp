@@ -11,8 +11,8 @@
 namespace espalier::backend {
 
 // Work is counted in multiply-adds of whole vectors, of which a core does some eight a nanosecond whatever the vectors' width;
-// what is no arithmetic is counted in the number of them that take as long. The numbers were measured once on an AVX-512 machine
-// (Zen 5) and hold within a third with AVX2 there.
+// what is no arithmetic is counted in the number of them that take as long. The numbers were measured once on an AVX-512
+// machine (Zen 5) and hold within a third with AVX2 there.
 struct KernelWork {
   double lanes = 1;  // elements of a vector
   double rows = 1;   // columns of x that the register tile takes at once, at least

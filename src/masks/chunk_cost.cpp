@@ -36,7 +36,8 @@ WindowWork window_work(Index first, Index last) {
 // A row of a panel of columns comes in and its result goes out.
 constexpr double kPanelRow = 36, kPanelElement = 0.45;
 
-// Kept between steps: sums, and moments from the window before on. Beyond the last cache's share of a core they come from memory.
+// Kept between steps: sums, and moments from the window before on. Beyond the last cache's share of a core they come from
+// memory.
 template <class T>
 double kept_vectors(const std::vector<backend::ChunkWindow<T>>& windows) {
   double kept = 0;
@@ -71,7 +72,8 @@ void add_side(const backend::ChunkedToeplitz<T>& p, const backend::ChunkSide<T>&
   for (const auto& window : side.windows) steps += std::max(0.0, chunks - static_cast<double>(window.first));
   s.other += steps * kWindowElement * width * lanes;
   const double kept = kept_vectors(side.windows) * width * lanes * sizeof(T);
-  s.bytes += kWindowReads * sizeof(T) * steps * width * lanes * std::max(0.0, 1 - KernelWork::kCacheBytes / std::max(1.0, kept));
+  s.bytes +=
+      kWindowReads * sizeof(T) * steps * width * lanes * std::max(0.0, 1 - KernelWork::kCacheBytes / std::max(1.0, kept));
 }
 
 }  // namespace

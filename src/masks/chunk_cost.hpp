@@ -10,9 +10,9 @@
 
 namespace espalier {
 
-// Exact tiles run at the speed of tiles; moments, rows and states at chunk_flops (chunk_plain_flops without features), padded to
-// whole vectors of columns; each row whose columns are no whole number of vectors is copied once a tile and once a sweep; each
-// sweep passes once over its operands. Windows: each sums every moment once a step.
+// Exact tiles run at the speed of tiles; moments, rows and states at chunk_flops (chunk_plain_flops without features), padded
+// to whole vectors of columns; each row whose columns are no whole number of vectors is copied once a tile and once a sweep;
+// each sweep passes once over its operands. Windows: each sums every moment once a step.
 template <class T>
 double chunked_seconds(const backend::ChunkedToeplitz<T>& p, Shape shape, const CostModel& cost);
 

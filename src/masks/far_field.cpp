@@ -36,7 +36,8 @@ double FarFieldEngine<T>::seconds(const FarWork& far, double pairs, double runs,
   const CostModel& cost = options_.cost;
   const backend::KernelWork w = backend::kernel_work(sizeof(T));
   const double m = static_cast<double>(shape.rank), c = static_cast<double>(shape.columns), f = std::max(1.0, m);
-  const double length = static_cast<double>(backend::count(plan_.sizes)), points = static_cast<double>(backend::count(plan_.patch));
+  const double length = static_cast<double>(backend::count(plan_.sizes)),
+               points = static_cast<double>(backend::count(plan_.patch));
   const double padded = static_cast<double>(backend::padded_width(shape.columns)), along = static_cast<double>(plan_.patch[2]);
   // Panels of features whose moments and locals, 32 MiB, are kept; row sums are one plain product more, with b.
   const double most = std::clamp(std::floor((32 << 20) / (2 * sizeof(T) * std::max(1.0, vectors * padded))), 5.0, 13.0);

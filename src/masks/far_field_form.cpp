@@ -256,7 +256,8 @@ FarWork field_work(const PatchPlan& plan, const FieldSetup& field, bool cross) {
       if (field.meets()[l][static_cast<std::size_t>(k)] != 0) meeting += meeting_pairs(plan, l, all.at(k), cross);
     }
     work.flops += 4 * parts * each * r + 2 * r * r * meeting;
-    const double up = parts * each * (l == 0 ? r : w.block_rows(r)), down = parts * w.block_rows(part_rows) * (l == 0 ? 1 / part_rows : 1) * r;
+    const double up = parts * each * (l == 0 ? r : w.block_rows(r)),
+                 down = parts * w.block_rows(part_rows) * (l == 0 ? 1 / part_rows : 1) * r;
     work.executed += 2 * (up + down + w.block_rows(r) * r * meeting);
     work.calls += 2 * (l == 0 ? patches : parts) + meeting;
     parts = patches, each = r, part_rows = r;

@@ -28,7 +28,7 @@ struct FarFieldForm {
   std::string reason;       // why not
   // Offsets where M >= 0 is so small that M~ may be negative.
   Index maybe_negative = 0;
-  double near_pairs = 0;         // pairs of points
+  double near_pairs = 0;  // pairs of points
   FarWork far;
   std::size_t set_up_bytes = 0;  // bound on what making the form takes, with what is kept
 };

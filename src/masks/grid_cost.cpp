@@ -40,8 +40,8 @@ double line_slowness(Index h) {
   return sevens * (in_first_cache ? 1.05 : twos <= 5 ? 1.65 : 1.35);
 }
 
-// Flops of `lines` lines of n points, padded to 2 h, one way. All but the first axis are turned, eight lines at once where there
-// are so many of less than 512 points, else number by number.
+// Flops of `lines` lines of n points, padded to 2 h, one way. All but the first axis are turned, eight lines at once where
+// there are so many of less than 512 points, else number by number.
 double line_flops(Index n, double lines, bool first) {
   const Index h = backend::smooth_length(n);
   const double points = 2 * static_cast<double>(h);

@@ -19,8 +19,8 @@ double work_seconds(double work, double flops);
 double tile_seconds(const std::vector<Index>& sizes, bool causal, Shape shape, std::size_t element, const CostModel& cost);
 
 // FFT: two transforms a pair of columns (with features, of the column of row sums too) and feature. A line of h = 2^k q points
-// costs 4 log2(2 h) flops a point times 1 (q = 1) to 4 (k < 2: its steps cannot be vectors), 12 for loading and storing each, 30
-// where it is turned number by number, and 250, or 2250 where FFTW has no single step of this size.
+// costs 4 log2(2 h) flops a point times 1 (q = 1) to 4 (k < 2: its steps cannot be vectors), 12 for loading and storing each,
+// 30 where it is turned number by number, and 250, or 2250 where FFTW has no single step of this size.
 double fft_seconds(const std::vector<Index>& sizes, Shape shape, std::size_t element, const CostModel& cost);
 
 }  // namespace espalier

@@ -9,6 +9,7 @@
 #include <limits>
 #include <sstream>
 
+#include "backend/tiles.hpp"
 #include "masks/chunk_cost.hpp"
 
 namespace espalier {
@@ -166,9 +167,11 @@ const typename PiecewiseEngine<T>::Form& PiecewiseEngine<T>::form() const {
     }
     form_.plain = {m.length, token_windows<T>(m.lower, m.length), token_windows<T>(m.upper, m.length)};
     double best = std::numeric_limits<double>::infinity();
+    // Not by the caller's speeds: what a forced engine computes does not depend on them.
+    const CostModel cost = backend::cost_model<Cpu>();
     for (const Index chunk : {64, 32, 128}) {
       backend::ChunkedToeplitz<T> product = chunked_pieces<T>(m, chunk, false);
-      const double seconds = chunked_seconds(product, {.columns = kReferenceWidth, .rank = kReferenceWidth}, CostModel{});
+      const double seconds = chunked_seconds(product, {.columns = kReferenceWidth, .rank = kReferenceWidth}, cost);
       if (seconds >= best) continue;
       best = seconds;
       form_.product = std::move(product);

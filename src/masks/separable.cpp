@@ -75,7 +75,8 @@ void SeparableEngine<T>::make_long(Form& form) const {
 
 template <class T>
 bool SeparableEngine<T>::runs_long(const Form& form, Index columns) const {
-  return form.long_axes && form.long_axes->seconds(columns) < seconds(form.product->flops(true), form.product->calls(), form.product->passes(), {.columns = columns});
+  return form.long_axes && form.long_axes->seconds(columns) < seconds(form.product->flops(true), form.product->calls(),
+                                                                      form.product->passes(), {.columns = columns});
 }
 
 // Of one column: flops, block products, passes.
@@ -84,11 +85,10 @@ double SeparableEngine<T>::seconds(double flops, double calls, double passes, Sh
   const CostModel& cost = options_.cost;
   const double c = static_cast<double>(shape.columns), elements = c * static_cast<double>(grid_length(sizes_));
   const double speed = cost.tile_flops * (4.0 / sizeof(T));
-  const double work =
-      kSetUpWork + passes * backend::KernelWork::kPass * elements + c * calls * backend::KernelWork::kBlockCall;
+  const double work = kSetUpWork + passes * backend::KernelWork::kPass * elements + c * calls * backend::KernelWork::kBlockCall;
   const double memory = backend::KernelWork::memory_bytes(4 * sizeof(T) * elements, 2 * sizeof(T) * elements);
-  return static_cast<double>(shape.heads) * (cost.call_seconds + c * flops / speed + work_seconds(work, cost.tile_flops) +
-                                             memory / cost.bandwidth);
+  return static_cast<double>(shape.heads) *
+         (cost.call_seconds + c * flops / speed + work_seconds(work, cost.tile_flops) + memory / cost.bandwidth);
 }
 
 template <class T>
