@@ -94,7 +94,8 @@ TEST_CASE("predictions of tiles count the half that causal order skips, padding,
   const Shape wide{.columns = 64, .rank = 64};
   CHECK(predicted({4096}, "direct", wide, true) < 0.55 * predicted({4096}, "direct", wide));
   CHECK(predicted({4096}, "direct", wide, true) > 0.5 * predicted({4096}, "direct", wide));
-  // One column takes the register tile as long as three; runs of two places are copied one by one (measured: six to ten times with wide vectors).
+  // One column takes the register tile as long as three; runs of two places are copied one by one (measured: six to ten times
+  // with wide vectors).
   CHECK(predicted({4096}, "direct", {.columns = 1}) > 0.8 * predicted({4096}, "direct", {.columns = 3}));
   CHECK(predicted({2048, 2}, "direct", {.columns = 1}) > 1.2 * predicted({4096}, "direct", {.columns = 1}));
 }
