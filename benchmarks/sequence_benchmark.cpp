@@ -1,4 +1,4 @@
-// Masks on sequences: every engine side by side in one run, their errors, and how often the choice among them is right.
+// Masks on sequences: every engine side by side in one run, and their errors.
 // SPDX-License-Identifier: Apache-2.0
 //
 // usage: sequence_benchmark table [LARGEST [WIDTH [FILE.csv [FILE.svg]]]]
@@ -6,9 +6,7 @@
 //        sequence_benchmark backward [LENGTH]                    gradients against the product (default 16384)
 //        sequence_benchmark long [LENGTH]                        slow decays against double (default 1048576)
 //        sequence_benchmark keys                                 rows under keys of wildly different size
-//        sequence_benchmark choice [CASES [COSTS]]               regret of the choice over random cases; COSTS: calibrated
 #include <espalier/core/random.hpp>
-#include <espalier/masks/calibration.hpp>
 #include <espalier/masks/grid.hpp>
 
 #include "engine_times.hpp"
@@ -324,46 +322,6 @@ void keys() {
   }
 }
 
-void choice(int cases, bool calibrated) {
-  const CostModel cost = calibrated ? calibrated_cost_model() : CostModel{};
-  const Random random(4);
-  int within = 0;
-  double worst = 0;
-  const std::vector<Named> all = functions();
-  for (int k = 0; k < cases; ++k) {
-    const auto draw = [&](std::uint64_t n) { return random.uniform(16 * static_cast<std::uint64_t>(k) + n); };
-    const Named& named = all[static_cast<std::size_t>(draw(0) * static_cast<double>(all.size()))];
-    const auto length = static_cast<Index>(std::exp(std::log(128.0) + draw(1) * std::log(16384.0 / 128)));
-    const Index width = Index{16} << static_cast<int>(draw(2) * 4);
-    const bool features = draw(3) < 0.7;
-    const Shape shape{.columns = width, .rank = features ? width : 0};
-    Operands o(length, width, 31);
-    const GridMask<float> automatic({length}, named.f, Distance::l1, with_engine("auto", cost));
-    const std::string chosen = automatic.report(shape).engine;
-    std::vector<Timed> engines;
-    for (const char* engine : {"direct", "band", "fft", "piecewise", "exponentials"}) {
-      if (auto mask = forced(named.f, length, engine, shape)) engines.push_back({engine, std::move(mask)});
-    }
-    const auto run = [&](const GridMask<float>& mask) { features ? o.product(mask) : o.plain(mask); };
-    for (Timed& t : engines) run(*t.mask);
-    for (int r = 0; r < 7; ++r) {
-      for (Timed& t : engines) t.least = std::min(t.least, benchmark::time_of(1, [&] { run(*t.mask); }));
-    }
-    const auto best =
-        std::min_element(engines.begin(), engines.end(), [](const Timed& p, const Timed& q) { return p.least < q.least; });
-    const auto mine = std::find_if(engines.begin(), engines.end(), [&](const Timed& t) { return t.engine == chosen; });
-    double regret = mine->least / best->least - 1;
-    if (regret <= 0.05) regret = 0;
-    within += regret <= 0.10;
-    worst = std::max(worst, regret);
-    std::printf("%-22s L %6td width %4td %-8s chosen %-13s best %-13s regret %.0f %%\n", named.name.c_str(), length, width,
-                features ? "features" : "plain", chosen.c_str(), best->engine.c_str(), 100 * regret);
-    std::fflush(stdout);
-  }
-  std::printf("%s costs: regret at most 10 %% in %d of %d cases, worst %.0f %%\n", calibrated ? "calibrated" : "shipped",
-              within, cases, 100 * worst);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -377,10 +335,8 @@ int main(int argc, char** argv) {
     long_decays(number(2, 1048576));
   } else if (what == "keys") {
     keys();
-  } else if (what == "choice") {
-    choice(static_cast<int>(number(2, 60)), argc > 3);
   } else {
-    std::fprintf(stderr, "usage: sequence_benchmark table|backward|long|keys|choice (see the first lines of the source)\n");
+    std::fprintf(stderr, "usage: sequence_benchmark table|backward|long|keys (see the first lines of the source)\n");
     return 2;
   }
   return 0;

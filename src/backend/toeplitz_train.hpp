@@ -52,6 +52,10 @@ class ToeplitzTrain {
 
   // Flops that a column takes; with `executed` those of lanes that are padding too.
   double flops(bool executed) const;
+  // Block products of one column.
+  double calls() const;
+  // How often each number moves: into planes and out of them, to fold and unfold, between axes.
+  double passes() const;
   // Bound on the memory of a call; and what the train keeps.
   std::size_t bytes(Index columns) const;
   std::size_t kept_bytes() const;

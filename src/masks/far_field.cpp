@@ -9,6 +9,10 @@
 #include <limits>
 #include <sstream>
 
+#include "backend/block_product.hpp"
+#include "backend/work.hpp"
+#include "masks/grid_cost.hpp"
+
 namespace espalier {
 
 namespace {
@@ -43,13 +47,34 @@ const FarFieldForm<T>& FarFieldEngine<T>::form(const SetUpWatch& watch) const {
 }
 
 template <class T>
-double FarFieldEngine<T>::seconds(double near, double far, double bytes, Shape shape) const {
+double FarFieldEngine<T>::seconds(const FarWork& far, double pairs, double runs, double vectors, Shape shape) const {
   const CostModel& cost = options_.cost;
-  const double slower = sizeof(T) / 4.0;
-  const double far_speed = (shape.rank > 0 ? cost.chunk_flops : cost.chunk_plain_flops) / slower;
-  // Each patch packs its neighbours anew.
-  const double near_speed = 0.85 * cost.tile_flops / slower;
-  return static_cast<double>(shape.heads) * cost.call_seconds + near / near_speed + far / far_speed + bytes / cost.bandwidth;
+  const backend::KernelWork w = backend::kernel_work(sizeof(T));
+  const double m = static_cast<double>(shape.rank), c = static_cast<double>(shape.columns), f = std::max(1.0, m);
+  const double length = static_cast<double>(backend::count(plan_.sizes)),
+               points = static_cast<double>(backend::count(plan_.patch));
+  const double padded = static_cast<double>(backend::padded_width(shape.columns)), along = static_cast<double>(plan_.patch[2]);
+  // Panels of features whose moments and locals, 32 MiB, are kept; row sums are one plain product more, with b.
+  const double most = std::clamp(std::floor((32 << 20) / (2 * sizeof(T) * std::max(1.0, vectors * padded))), 5.0, 13.0);
+  const double panels = m > 0 ? std::ceil(m / most) : 1;
+  double lanes = f * padded;
+  if (m > 0) lanes += static_cast<double>(backend::padded_width(shape.rank));
+  // Near: each run of leaves a product by tiles, rows rounded up to vectors; each row of a leaf that is no line is copied for
+  // every source. Then into patch order and back, and the basis vectors at the leaves' points for every panel.
+  double entry = w.entry(m, c);
+  if (along < points) entry += 6 / along;
+  double work = runs * backend::KernelWork::kTileCall + pairs * w.whole_lanes(points) / points * entry;
+  work += length * backend::KernelWork::kRowCopy * ((m > 0 ? 4 : 2) + (vectors > 0 ? panels : 0));
+  work += backend::KernelWork::kPass * length * (4 * m + 6 * c);
+  if (vectors > 0) work += far.calls * (panels + (m > 0 ? 1 : 0)) * backend::KernelWork::kBlockCall;
+  work += backend::KernelWork::kPass * 5 * vectors * lanes;
+  // Features times basis vectors, for moments and for locals.
+  work += 0.8 * length * m * far.basis;
+  const double kept = 2 * sizeof(T) * vectors * std::min(lanes, most * padded);
+  const double bytes = backend::KernelWork::memory_bytes(5 * sizeof(T) * vectors * lanes, kept);
+  return static_cast<double>(shape.heads) *
+         (cost.call_seconds + work_seconds(work, cost.tile_flops) +
+          work_seconds(w.multiply_adds(far.executed / 2 * lanes), cost.chunk_flops) + bytes / cost.bandwidth);
 }
 
 template <class T>
@@ -58,7 +83,7 @@ Report FarFieldEngine<T>::report(Shape shape) const {
   const double heads = static_cast<double>(shape.heads), c = static_cast<double>(shape.columns);
   const double m = static_cast<double>(shape.rank), length = static_cast<double>(backend::count(plan_.sizes));
   const double near = heads * f.near_pairs * 2 * (m + c);
-  const double far = heads * f.far_work * std::max(1.0, m) * c;
+  const double far = heads * f.far.flops * std::max(1.0, m) * c;
   std::ostringstream reason;
   if (f.grid.levels.empty()) reason << "nothing far";
   for (const backend::PatchLevel<T>& l : f.grid.levels)
@@ -79,7 +104,7 @@ Report FarFieldEngine<T>::report(Shape shape) const {
   for (const backend::PatchLevel<T>& l : f.grid.levels) vectors += static_cast<double>(backend::count(l.patches) * l.basis);
   const double panels = std::ceil(m / 9);
   r.bytes = heads * sizeof(T) * (length * (4 * m + 6 * c + 3 * panels * c) + 5 * vectors * std::max(1.0, m) * c);
-  r.predicted_seconds = seconds(near, far, r.bytes, shape);
+  r.predicted_seconds = seconds(f.far, f.near_pairs, near_runs(plan_, f.grid.cross), vectors, shape);
   r.extra_bytes = backend::patch_bytes(f.grid, shape.rank, shape.columns) + f.set_up_bytes;
   r.row_wise = true;
   if (f.maybe_negative > 0) {
@@ -109,14 +134,13 @@ void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vect
       std::any_of(all.begin(), all.end(), [](const Report& r) { return r.engine == "exponentials" || r.engine == "band"; });
   if (!forced && (sequence || failed_ > 0)) return;
   // Not where even bases of four vectors would not pay, nor where the set-up, which finding out takes, costs more than the
-  // whole product by another engine: some 2 Mflop a point.
-  const double set_up = 2e6 * static_cast<double>(backend::count(plan_.sizes)) / options_.cost.chunk_flops;
+  // whole product by another engine: some 4500 flops for each offset of two leaves and each pair of their points.
+  const double points = static_cast<double>(backend::count(plan_.patch));
+  double set_up = 4500 * points * points / options_.cost.chunk_flops;
+  for (const Index n : plan_.patches.front()) set_up *= static_cast<double>(2 * n - 1);
   if (!forced && set_up >= best_other) return;
-  const double near =
-      static_cast<double>(shape.heads) * near_pairs(plan_) * 2 * static_cast<double>(shape.rank + shape.columns);
-  const double far =
-      16 * static_cast<double>(shape.heads * backend::count(plan_.sizes) * std::max<Index>(1, shape.rank) * shape.columns);
-  if (!forced && seconds(near, far, 0, shape) >= best_other) return;
+  const double length = static_cast<double>(backend::count(plan_.sizes));
+  if (!forced && seconds({0, 16 * length, 0, 0}, near_pairs(plan_), near_runs(plan_), 0, shape) >= best_other) return;
   const FarFieldForm<T>& f = form(watch);
   if (!f.met) return refuse(f.reason);
   all.push_back(report(shape));

@@ -37,8 +37,8 @@ class FarFieldEngine final : public GridEngine<T> {
  private:
   const FarFieldForm<T>& form(const SetUpWatch& watch = SetUpWatch()) const;
   Report report(Shape shape) const;
-  // By the cost model, from flops of the two parts and bytes.
-  double seconds(double near, double far, double bytes, Shape shape) const;
+  // By the cost model: far part, near pairs of points and runs of leaves, basis vectors of all patches.
+  double seconds(const FarWork& far, double pairs, double runs, double vectors, Shape shape) const;
 
   PatchPlan plan_;
   const std::vector<double>& table_;

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "backend/block_product.hpp"
+#include "backend/work.hpp"
 #include "masks/certified_error.hpp"
 #include "masks/far_field_field.hpp"
 
@@ -57,6 +58,15 @@ PatchPlan patch_plan(const std::vector<Index>& sizes) {
     plan.split.push_back(split);
   }
   return plan;
+}
+
+double near_runs(const PatchPlan& plan, bool cross) {
+  const auto close = [&](std::size_t t) {
+    const auto patches = static_cast<double>(plan.patches.front()[t]);
+    return patches > 1 ? 3 - 2 / patches : 1;
+  };
+  const double rows = cross ? static_cast<double>(plan.patches.front()[1]) : close(1);
+  return static_cast<double>(backend::count(plan.patches.front())) * close(0) * rows;
 }
 
 double near_pairs(const PatchPlan& plan, bool cross) {
@@ -230,18 +240,28 @@ double meeting_pairs(const PatchPlan& plan, std::size_t level, const Axes& o, bo
   return pairs;
 }
 
-// Flops of a field's moments, transfers and couplings, for each feature and column.
-double field_work(const PatchPlan& plan, const FieldSetup& field, bool cross) {
-  double work = 0, below = static_cast<double>(backend::count(plan.sizes));
+// A field's moments, transfers and couplings.
+FarWork field_work(const PatchPlan& plan, const FieldSetup& field, bool cross) {
+  const backend::KernelWork w = backend::kernel_work(sizeof(float));
+  FarWork work;
+  work.basis = static_cast<double>(field.levels().front().basis);
+  // Children of a patch, or points of a leaf: how many in all, vectors of each, rows of a block product.
+  double parts = static_cast<double>(backend::count(plan.sizes)), each = 1;
+  double part_rows = parts / static_cast<double>(backend::count(plan.patches.front()));
   for (std::size_t l = 0; l < plan.patches.size(); ++l) {
     const Offsets all(plan.patches[l]);
     const double r = static_cast<double>(field.levels()[l].basis),
                  patches = static_cast<double>(backend::count(plan.patches[l]));
-    work += 4 * below * r;
+    double meeting = 0;
     for (Index k = 0; k < all.size(); ++k) {
-      if (field.meets()[l][static_cast<std::size_t>(k)] != 0) work += 2 * r * r * meeting_pairs(plan, l, all.at(k), cross);
+      if (field.meets()[l][static_cast<std::size_t>(k)] != 0) meeting += meeting_pairs(plan, l, all.at(k), cross);
     }
-    below = patches * r;
+    work.flops += 4 * parts * each * r + 2 * r * r * meeting;
+    const double up = parts * each * (l == 0 ? r : w.block_rows(r)),
+                 down = parts * w.block_rows(part_rows) * (l == 0 ? 1 / part_rows : 1) * r;
+    work.executed += 2 * (up + down + w.block_rows(r) * r * meeting);
+    work.calls += 2 * (l == 0 ? patches : parts) + meeting;
+    parts = patches, each = r, part_rows = r;
   }
   return work;
 }
@@ -403,7 +423,7 @@ void Builder<T>::store(const FieldSetup& setup, FarFieldForm<T>& form) const {
                       2 * sizeof(T) * (grid.near.size() + grid.near_mirrored.size()) + 24 * grid.index.size();
   // Without vectors every far entry is 0, or small enough to be left out.
   if (setup.levels().front().basis == 0) return;
-  form.far_work = field_work(plan_, setup, grid.cross);
+  form.far = field_work(plan_, setup, grid.cross);
   for (std::size_t l = 0; l < setup.levels().size(); ++l) {
     const Level& from = setup.levels()[l];
     backend::PatchLevel<T> to;

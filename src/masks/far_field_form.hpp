@@ -25,6 +25,13 @@ struct FarFieldStart {
   std::vector<double> vectors;      // [points, stride]
 };
 
+// What the far part takes for each feature and column (a panel's columns: padded_width of them). executed: with rows of block
+// products rounded up to what they take. calls: block products of a panel of features.
+struct FarWork {
+  double flops = 0, executed = 0, calls = 0;
+  double basis = 0;  // vectors of a leaf
+};
+
 template <class T>
 struct FarFieldForm {
   backend::PatchedGrid<T> grid;
@@ -34,8 +41,8 @@ struct FarFieldForm {
   double entry_rounding = 0;  // kind pointwise: of a product, for the worst single far entry and relative to it
   // Offsets where M >= 0 is so small that M~ may be negative.
   Index maybe_negative = 0;
-  double near_pairs = 0;                       // pairs of points
-  double far_work = 0;                         // flops of the far part for each feature and column
+  double near_pairs = 0;  // pairs of points
+  FarWork far;
   std::shared_ptr<const FarFieldStart> start;  // where met
   std::size_t set_up_bytes = 0;                // bound on what making the form takes, with what is kept
 };
@@ -51,6 +58,8 @@ PatchPlan patch_plan(const std::vector<Index>& sizes);
 
 // Pairs of points in the same or in neighbouring leaves; with cross (two axes) also in leaves level along an axis.
 double near_pairs(const PatchPlan& plan, bool cross = false);
+// Blocks of points that tiles do for them: runs of leaves next to one another in patch order.
+double near_runs(const PatchPlan& plan, bool cross = false);
 
 // Whether values far from the centre change from point to point without any low rank, from a block of about 64 points: about a
 // millisecond, whatever the grid.

@@ -7,6 +7,7 @@
 #include "backend/fft.hpp"
 #include "backend/transfers.hpp"
 #include "core/compiled_backend.hpp"
+#include "masks/grid_cost.hpp"
 #include "masks/grid_engines.hpp"
 #include "masks/grid_table.hpp"
 
@@ -269,6 +270,9 @@ void GridMask<T, B>::set_up(Shape shape, const Context<B>& context) const {
 template <class T, class B>
 std::vector<Report> GridMask<T, B>::watched_candidates(Shape shape, const Progress* progress) const {
   std::vector<Report> all = {this->tile_report(shape, "direct")};
+  if constexpr (std::is_same_v<B, Cpu>) {
+    all.front().predicted_seconds = tile_seconds(state_->sizes, state_->causal, shape, sizeof(T), this->options().cost);
+  }
   if (backend::has_fft<B>(state_->sizes)) all.push_back(fft_report(shape));
   for (const auto& engine : values_->engines) {
     double best = all.front().predicted_seconds;
@@ -292,16 +296,18 @@ Report GridMask<T, B>::fft_report(Shape shape) const {
             (pruned ? backend::toeplitz_fft_pruned_flops(sizes, columns) : backend::toeplitz_fft_flops(sizes, columns));
   r.bytes = heads * element * static_cast<double>(state_->length) *
             (2 * static_cast<double>(shape.columns) + 2 * static_cast<double>(shape.rank));
-  // FFTW is half as fast on lengths with factors 3, 5 and 7.
-  const bool even = std::has_single_bit(static_cast<std::uint64_t>(points));
-  const double speed = cost.fft_flops / (element / sizeof(float)) / (even ? 1 : 2);
-  r.predicted_seconds = heads * cost.call_seconds + r.flops / speed;
-  // On several axes an array past the caches is turned around in memory: 512 x 512 takes five times as long a point as 64 x 64.
-  constexpr double kCached = 4.0 * (1 << 20);
-  const double array = 2 * element * points;
-  const bool several = std::count_if(sizes.begin(), sizes.end(), [](Index n) { return n > 1; }) > 1;
-  if (several && array > kCached) {
-    r.predicted_seconds += heads * rank * std::ceil(columns / 2) * 8 * array / cost.bandwidth;
+  if constexpr (std::is_same_v<B, Cpu>) {
+    r.predicted_seconds = fft_seconds(sizes, shape, sizeof(T), cost);
+  } else {
+    // cuFFT is half as fast on lengths with factors 3, 5 and 7; an array past the caches is turned around in memory.
+    const bool even = std::has_single_bit(static_cast<std::uint64_t>(points));
+    r.predicted_seconds = heads * cost.call_seconds + r.flops / (cost.fft_flops / (element / sizeof(float)) / (even ? 1 : 2));
+    constexpr double kCached = 4.0 * (1 << 20);
+    const double array = 2 * element * points;
+    const bool several = std::count_if(sizes.begin(), sizes.end(), [](Index n) { return n > 1; }) > 1;
+    if (several && array > kCached) {
+      r.predicted_seconds += heads * rank * std::ceil(columns / 2) * 8 * array / cost.bandwidth;
+    }
   }
   std::ostringstream reason;
   reason << (shape.rank > 0 ? static_cast<double>(shape.rank * shape.columns) : static_cast<double>(shape.columns))

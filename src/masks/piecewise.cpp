@@ -9,7 +9,9 @@
 #include <limits>
 #include <sstream>
 
+#include "backend/tiles.hpp"
 #include "masks/chunk_columns.hpp"
+#include "masks/chunk_cost.hpp"
 
 namespace espalier {
 
@@ -17,16 +19,8 @@ namespace {
 
 // The chunk is chosen for this size; others keep the order nearly everywhere.
 constexpr Index kReferenceWidth = 64;
-// One window's step for one element, in flops of the products around it (measured, an AVX-512 machine): sums and moments of
-// some 1 MiB come from the second cache, those of 16 MiB take half a nanosecond.
-double window_flops(double kept_bytes) {
-  return std::min(110.0, 20 + 25 * std::log2(std::max(1.0, kept_bytes / (1 << 20))));
-}
-// Without features: for a panel of 64 columns, and for each column.
-constexpr double kPanelFlops = 100, kColumnFlops = 7;
-
-// More pieces a side are refused: at a piece for every four tokens nearly all tiles are exact. Where no engine is forced a
-// quarter of that is not worth a look any more, nor are many that take long to lay out.
+// More pieces a side are refused: at a piece for every four tokens nearly all tiles are exact, unless they lie close together.
+// Where no engine is forced many are not looked at: they take long to lay out.
 constexpr Index kMostLooked = 1024;
 Index most_pieces(Index length) {
   return 16 + length / 4;
@@ -109,32 +103,25 @@ backend::ChunkedToeplitz<T> chunked_pieces(const PieceRuns& m, Index chunk, bool
   return product;
 }
 
-// What a product costs by part: tiles and moments in flops, steps of windows in elements.
-struct PieceCost {
-  double flops = 0, window_steps = 0, kept_bytes = 0;
-  double equivalent() const { return flops + window_flops(kept_bytes) * window_steps; }
+// What a product does by part: tiles and moments in flops, steps of windows in elements.
+struct PieceWork {
+  double flops = 0, window_steps = 0;
 };
 
 template <class T>
-PieceCost cost_of(const backend::ChunkedToeplitz<T>& p, double m, double c) {
-  PieceCost cost;
+PieceWork work_of(const backend::ChunkedToeplitz<T>& p, double m, double c) {
+  PieceWork work;
   const double length = static_cast<double>(p.length), chunks = std::ceil(length / static_cast<double>(p.chunk));
   const double size = length / std::max(1.0, chunks);
   double pairs = chunks;
   for (const Index n : p.exact) pairs += std::max(0.0, chunks - std::abs(static_cast<double>(n)));
-  cost.flops = 2 * pairs * size * size * (m + c);
+  work.flops = 2 * pairs * size * size * (m + c);
   for (const auto* side : {&p.lower, &p.upper}) {
     if (side->windows.empty()) continue;
-    cost.flops += 4 * length * m * c;
-    double kept = 0;
-    for (const auto& w : side->windows) {
-      cost.window_steps += std::max(0.0, chunks - static_cast<double>(w.first)) * m * c;
-      // Its sums, and moments from the window before on.
-      kept += 2 + 2 * (w.last == backend::kOpenWindow ? 0.0 : static_cast<double>(w.last - w.first));
-    }
-    cost.kept_bytes = std::max(cost.kept_bytes, kept * m * c * sizeof(T));
+    work.flops += 4 * length * m * c;
+    for (const auto& w : side->windows) work.window_steps += std::max(0.0, chunks - static_cast<double>(w.first)) * m * c;
   }
-  return cost;
+  return work;
 }
 
 }  // namespace
@@ -172,7 +159,7 @@ template <class T>
 const typename PiecewiseEngine<T>::Form& PiecewiseEngine<T>::form() const {
   std::call_once(form_once_, [&] {
     const Index length = (static_cast<Index>(source_.table.size()) + 1) / 2;
-    const Index most = options_.engine == "piecewise" ? most_pieces(length) : std::min(length / 16, kMostLooked);
+    const Index most = options_.engine == "piecewise" ? most_pieces(length) : std::min(most_pieces(length), kMostLooked);
     const PieceRuns m = runs(false, most);
     form_.pieces = static_cast<Index>(m.lower.size() + m.upper.size());
     if (static_cast<Index>(std::max(m.lower.size(), m.upper.size())) > most) {
@@ -181,11 +168,13 @@ const typename PiecewiseEngine<T>::Form& PiecewiseEngine<T>::form() const {
     }
     form_.plain = {m.length, token_windows<T>(m.lower, m.length), token_windows<T>(m.upper, m.length)};
     double best = std::numeric_limits<double>::infinity();
+    // Not by the caller's speeds: what a forced engine computes does not depend on them.
+    const CostModel cost = backend::cost_model<Cpu>();
     for (const Index chunk : {64, 32, 128}) {
       backend::ChunkedToeplitz<T> product = chunked_pieces<T>(m, chunk, false);
-      const double width = static_cast<double>(kReferenceWidth), cost = cost_of(product, width, width).equivalent();
-      if (cost >= best) continue;
-      best = cost;
+      const double seconds = chunked_seconds(product, {.columns = kReferenceWidth, .rank = kReferenceWidth}, cost);
+      if (seconds >= best) continue;
+      best = seconds;
       form_.product = std::move(product);
     }
   });
@@ -203,10 +192,8 @@ const backend::ChunkedToeplitz<T>& PiecewiseEngine<T>::learning() const {
 template <class T>
 Report PiecewiseEngine<T>::report(const Form& form, Shape shape) const {
   const bool plain = shape.rank == 0;
-  const CostModel& cost = options_.cost;
   const double m = static_cast<double>(shape.rank), c = static_cast<double>(shape.columns), element = sizeof(T);
   const double heads = static_cast<double>(shape.heads), length = static_cast<double>(form.product.length);
-  const double half = element / sizeof(float);
   Report r;
   r.engine = "piecewise";
   r.terms = form.pieces;
@@ -214,31 +201,28 @@ Report PiecewiseEngine<T>::report(const Form& form, Shape shape) const {
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8;
   std::ostringstream reason;
   reason << form.pieces << (form.pieces == 1 ? " piece: " : " pieces: ");
-  double window_steps = 0, sweeps = 1;
+  double sweeps = 1;
   if (plain) {
+    double window_steps = 0;
     for (const auto* side : {&form.plain.lower, &form.plain.upper}) {
       for (const auto& w : *side) window_steps += length - static_cast<double>(w.first);
     }
     if (!form.plain.upper.empty()) sweeps = 2;
     r.flops = heads * 5 * window_steps * c;
-    r.predicted_seconds =
-        heads * window_steps * (kPanelFlops * std::ceil(c / 64) + kColumnFlops * c) / (cost.chunk_plain_flops / half);
+    r.predicted_seconds = heads * sliding_seconds(form.plain, shape.columns, options_.cost);
     r.extra_bytes = backend::sliding_bytes(form.plain, shape.columns);
     reason << form.plain.lower.size() + form.plain.upper.size() << " sums over windows of tokens";
   } else {
-    const PieceCost parts = cost_of(form.product, m, c);
-    window_steps = parts.window_steps;
+    const PieceWork parts = work_of(form.product, m, c);
     if (!form.product.upper.windows.empty()) sweeps = 2;
-    const double padding = std::ceil(c / 16) * 16 / std::max(1.0, c);
     r.flops = heads * (parts.flops + 5 * parts.window_steps);
-    r.predicted_seconds = heads * padding * parts.equivalent() / (cost.chunk_flops / half);
+    r.predicted_seconds = chunked_seconds(form.product, shape, options_.cost);
     r.extra_bytes = backend::chunked_bytes(form.product, shape.rank, shape.columns);
     reason << form.product.exact.size() + 1 << " exact tiles a chunk of " << form.product.chunk << " tokens, sums over "
            << form.product.lower.windows.size() + form.product.upper.windows.size() << " windows of chunks";
   }
   r.reason = reason.str();
   r.bytes = heads * element * length * (sweeps * (2 * m + 2 * c) + (sweeps - 1) * c);
-  r.predicted_seconds += heads * cost.call_seconds + r.bytes / cost.bandwidth;
   // Tables of the product, of its transpose and of gradients; runs.
   r.extra_bytes += 8 * form.product.near.size() * sizeof(double) +
                    static_cast<std::size_t>(form.pieces) * (sizeof(PieceRun) + 4 * sizeof(backend::ChunkWindow<T>)) + 8192;

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "backend/work.hpp"
+#include "masks/grid_cost.hpp"
 #include "masks/grid_table.hpp"
 
 namespace espalier {
@@ -14,6 +16,9 @@ namespace espalier {
 namespace {
 
 constexpr const char* kName = "separable";
+
+// Planes and places between axes are made anew for each product: 1 us.
+constexpr double kSetUpWork = 8000;
 
 // What the search takes: tables of the problem, factors of the cross approximation and their orthogonal forms, in double.
 std::size_t search_bytes(const std::vector<Index>& sizes) {
@@ -70,17 +75,20 @@ void SeparableEngine<T>::make_long(Form& form, const SetUpWatch& watch) const {
 
 template <class T>
 bool SeparableEngine<T>::runs_long(const Form& form, Index columns) const {
-  return form.long_axes && form.long_axes->seconds(columns) < seconds(form.product->flops(true), {.columns = columns});
+  return form.long_axes && form.long_axes->seconds(columns) < seconds(form.product->flops(true), form.product->calls(),
+                                                                      form.product->passes(), {.columns = columns});
 }
 
-// flops: of one column.
+// Of one column: flops, block products, passes.
 template <class T>
-double SeparableEngine<T>::seconds(double flops, Shape shape) const {
+double SeparableEngine<T>::seconds(double flops, double calls, double passes, Shape shape) const {
   const CostModel& cost = options_.cost;
-  const double c = static_cast<double>(shape.columns), length = static_cast<double>(grid_length(sizes_));
-  // Columns become planes and come back: four passes over memory.
-  const double bytes = 4 * sizeof(T) * length * c, speed = cost.tile_flops * (4.0 / sizeof(T));
-  return static_cast<double>(shape.heads) * (cost.call_seconds + c * flops / speed + bytes / cost.bandwidth);
+  const double c = static_cast<double>(shape.columns), elements = c * static_cast<double>(grid_length(sizes_));
+  const double speed = cost.tile_flops * (4.0 / sizeof(T));
+  const double work = kSetUpWork + passes * backend::KernelWork::kPass * elements + c * calls * backend::KernelWork::kBlockCall;
+  const double memory = backend::KernelWork::memory_bytes(4 * sizeof(T) * elements, 2 * sizeof(T) * elements);
+  return static_cast<double>(shape.heads) *
+         (cost.call_seconds + c * flops / speed + work_seconds(work, cost.tile_flops) + memory / cost.bandwidth);
 }
 
 template <class T>
@@ -96,7 +104,7 @@ void SeparableEngine<T>::add_candidates(Shape shape, double best_other, std::vec
     // One product; an axis of which only few offsets count may take less than half, rarely a quarter. In linear time an axis
     // costs as much as some 128 points of it.
     sum = std::min(sum, 2 * 128 / 0.25);
-    if (seconds(0.25 * 2 * sum * static_cast<double>(grid_length(sizes_)), shape) >= best_other) return;
+    if (seconds(0.25 * 2 * sum * static_cast<double>(grid_length(sizes_)), 0, 0, shape) >= best_other) return;
   }
   const Form& f = form(watch);
   if (f.product) {
@@ -116,7 +124,7 @@ Report SeparableEngine<T>::report(const Form& form, Shape shape) const {
   r.terms = form.found.terms;
   r.fitted_negative = form.found.fitted_negative;
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8 + form.found.entry_rounding;
-  r.predicted_seconds = seconds(form.product->flops(true), shape);
+  r.predicted_seconds = seconds(form.product->flops(true), form.product->calls(), form.product->passes(), shape);
   r.flops = columns * form.product->flops(false);
   r.bytes = 2 * sizeof(T) * columns * static_cast<double>(grid_length(sizes_));
   r.extra_bytes = form.product->bytes(shape.columns) + form.product->kept_bytes() + search_bytes(sizes_);

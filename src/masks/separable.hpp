@@ -44,7 +44,7 @@ class SeparableEngine final : public GridEngine<T> {
   bool runs_long(const Form& form, Index columns) const;
   const Form& form(const SetUpWatch& watch = SetUpWatch()) const;
   Report report(const Form& form, Shape shape) const;
-  double seconds(double flops, Shape shape) const;
+  double seconds(double flops, double calls, double passes, Shape shape) const;
 
   const std::vector<Index>& sizes_;
   const std::vector<double>& table_;

@@ -12,6 +12,7 @@
 
 #include "masks/certified_error.hpp"
 #include "masks/chunk_columns.hpp"
+#include "masks/chunk_cost.hpp"
 #include "masks/grid_table.hpp"
 
 namespace espalier {
@@ -255,8 +256,6 @@ SequenceForm<T> SequenceEngines<T>::make_band(bool plain, const SetUpWatch& watc
 template <class T>
 Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape shape) const {
   const backend::ChunkedToeplitz<T>& p = form.basis.product;
-  const CostModel& cost = options_.cost;
-  const bool plain = shape.rank == 0;
   const double m = static_cast<double>(shape.rank), c = static_cast<double>(shape.columns);
   const double heads = static_cast<double>(shape.heads), length = static_cast<double>(p.length), element = sizeof(T);
   const double sides = (p.has_lower ? 1 : 0) + (p.has_upper ? 1 : 0);
@@ -271,13 +270,10 @@ Report SequenceEngines<T>::report(Kind kind, const SequenceForm<T>& form, Shape 
       heads * (2 * pairs * size * size * (m + c) + (chunks - gap) * size *
                                                        far_flops(p.chunk, static_cast<double>(p.lower.basis + p.upper.basis),
                                                                  side_work(p.lower) + side_work(p.upper), m, c));
-  // Each sweep reads a, b and x and writes y; the second reads y as well. Lanes are padded to whole vectors.
+  // Each sweep reads a, b and x and writes y; the second reads y as well.
   const double sweeps = kind == Kind::band ? 1 : std::max(1.0, sides);
   r.bytes = heads * element * length * (sweeps * (2 * m + 2 * c) + (sweeps - 1) * c);
-  const double padding = std::ceil(c / 16) * 16 / std::max(1.0, c);
-  r.predicted_seconds = heads * cost.call_seconds +
-                        padding * r.flops / ((plain ? cost.chunk_plain_flops : cost.chunk_flops) / (element / sizeof(float))) +
-                        r.bytes / cost.bandwidth;
+  r.predicted_seconds = chunked_seconds(p, shape, options_.cost);
   r.terms = static_cast<Index>(form.lower.terms.size() + form.upper.terms.size());
   r.certificate = form.basis.certificate;
   r.rounding_estimate = std::numeric_limits<T>::epsilon() * 8 + form.basis.entry_rounding;
@@ -316,7 +312,7 @@ void SequenceEngines<T>::add_candidates(Shape shape, double best_other, std::vec
   const auto length = static_cast<double>(length_);
   const double m = static_cast<double>(shape.rank), c = static_cast<double>(shape.columns);
   const double least = near_flops(plain ? 32 : 64, 1, 1, m, c) + far_flops(64, 1, 1, m, c);
-  const double speed = (plain ? options_.cost.chunk_plain_flops : options_.cost.chunk_flops) / (sizeof(T) / 4.0);
+  const double speed = options_.cost.tile_flops / (sizeof(T) / 4.0);
   const bool pays = static_cast<double>(shape.heads) * length * least / speed < best_other;
   for (const Kind kind : {Kind::exponentials, Kind::band}) {
     const char* name = kind == Kind::band ? "band" : "exponentials";

@@ -14,6 +14,7 @@
 #include "backend/cpu/parallel.hpp"
 #include "backend/cpu/tile_geometry.hpp"
 #include "backend/elementwise.hpp"
+#include "backend/work.hpp"
 
 #include <algorithm>
 
@@ -197,6 +198,11 @@ HWY_EXPORT(forward_double);
 
 TileGeometry tile_geometry(std::size_t element) {
   return ESPALIER_DISPATCH(geometry)(static_cast<int>(element));
+}
+
+KernelWork kernel_work(std::size_t element) {
+  const TileGeometry g = tile_geometry(element);
+  return {static_cast<double>(g.panel / 2), static_cast<double>(g.rows / 3)};
 }
 
 namespace {

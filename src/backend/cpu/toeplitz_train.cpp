@@ -8,6 +8,7 @@
 #include "backend/block_product.hpp"
 #include "backend/cpu/parallel.hpp"
 #include "backend/elementwise.hpp"
+#include "backend/work.hpp"
 
 namespace espalier::backend {
 
@@ -373,22 +374,44 @@ template <class T>
 double ToeplitzTrain<T>::flops(bool executed) const {
   const auto panel = static_cast<Index>(static_cast<std::size_t>(kLanes) * sizeof(float) / sizeof(T));
   const Index unit = !executed ? 1 : axes_.size() == 2 ? panel : kLanes;
+  const KernelWork work = kernel_work(sizeof(T));
   double sum = 0;
   for (const Block& block : blocks_) {
+    const auto block_rows = static_cast<Index>(block.row.size());
     double depth = 0;
     for (std::size_t t = 0; t < axes_.size(); ++t) {
       const TrainAxis<T>& a = axes_[t];
       const Tables& f = tables(false, t, block);
+      const bool last = t + 1 == axes_.size();
+      // Rows of a block product, and places of this axis that share the ends of a band.
+      Index rows = f.size, band = f.size;
+      if (last) rows = a.left == 1 ? block_rows : tables(false, t - 1, block).size, band = std::min(kLanes, f.size);
+      if (last) rows = std::min(rows, kRowChunk);
+      if (!last && f.formed.empty()) rows = band = std::min(rows, kRowChunk / 2);
       double pairs = 0;  // sources that a point of this axis meets, ends of the axis included
       for (Index o = std::max(f.first, 1 - f.size); o <= std::min(f.last, f.size - 1); ++o) {
         pairs += static_cast<double>(f.size - (o < 0 ? -o : o));
       }
-      depth += static_cast<double>(a.left * a.right) * pairs / static_cast<double>(f.size);
+      double each = pairs / static_cast<double>(f.size);
+      if (executed) {
+        each = std::min(static_cast<double>(f.size), each + static_cast<double>(band - 1));
+        each *= work.block_rows(static_cast<double>(rows)) / static_cast<double>(rows);
+      }
+      depth += static_cast<double>(a.left * a.right) * each;
     }
     const Index lanes = rounded_up(tables(false, axes_.size() - 1, block).size, unit);
-    sum += 2 * depth * static_cast<double>(block.row.size()) * static_cast<double>(lanes);
+    sum += 2 * depth * static_cast<double>(block_rows) * static_cast<double>(lanes);
   }
   return sum;
+}
+template <class T>
+double ToeplitzTrain<T>::calls() const {
+  return static_cast<double>(pieces_.size() * axes_.size());
+}
+template <class T>
+double ToeplitzTrain<T>::passes() const {
+  const bool folds = std::any_of(axes_.begin(), axes_.end(), [](const TrainAxis<T>& a) { return a.folded; });
+  return 3 + (folds ? 4 : 0) + 5 * static_cast<double>(axes_.size() - 2);
 }
 
 template <class T>
