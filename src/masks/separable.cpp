@@ -17,8 +17,8 @@ namespace {
 
 constexpr const char* kName = "separable";
 
-// Planes and places between axes are made anew for each product: 1 us.
-constexpr double kSetUpWork = 8000;
+// Planes and places between axes are made anew for each product: as long as so many calls.
+constexpr double kSetUpCalls = 3;
 
 // What the search takes: tables of the problem, factors of the cross approximation and their orthogonal forms, in double.
 std::size_t search_bytes(const std::vector<Index>& sizes) {
@@ -85,7 +85,7 @@ double SeparableEngine<T>::seconds(double flops, double calls, double passes, Sh
   const CostModel& cost = options_.cost;
   const double c = static_cast<double>(shape.columns), elements = c * static_cast<double>(grid_length(sizes_));
   const double speed = cost.tile_flops * (4.0 / sizeof(T));
-  const double work = kSetUpWork + passes * backend::KernelWork::kPass * elements + c * calls * backend::KernelWork::kBlockCall;
+  const double work = passes * backend::KernelWork::kPass * elements + c * calls * backend::KernelWork::kBlockCall;
   const double memory = backend::KernelWork::memory_bytes(4 * sizeof(T) * elements, 2 * sizeof(T) * elements);
   return static_cast<double>(shape.heads) *
          (cost.call_seconds + c * flops / speed + work_seconds(work, cost.tile_flops) + memory / cost.bandwidth);
