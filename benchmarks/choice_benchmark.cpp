@@ -1,7 +1,7 @@
 // How often masks on grids choose the fastest of their engines: regret over random cases, drawn by a seed.
 // SPDX-License-Identifier: Apache-2.0
 //
-// usage: choice_benchmark [SEED [CASES [shipped|calibrated [engines]]]]      (default 4 60 shipped)
+// usage: choice_benchmark [SEED [CASES [shipped|calibrated [engines [CASE]]]]]      (default 4 60 shipped; CASE: that one only)
 //
 // A case: a grid of one to three axes, thin ones included, 256 to 65,536 points; a smooth, turning, piecewise constant or
 // random table, causal or not; the plain product of 1 to 128 columns, or the masked one of 1 to 128 features and columns. Every

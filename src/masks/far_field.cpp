@@ -30,7 +30,13 @@ FarFieldEngine<T>::FarFieldEngine(const GridSource& source, const MaskOptions& o
       options_(options),
       tolerance_(tolerance),
       start_(std::move(start)),
-      failed_(failed) {}
+      failed_(failed) {
+  double largest = 0;
+  for (const double v : table_) largest = std::max(largest, std::abs(v));
+  const double least = 1e-3 * tolerance * largest;
+  const auto counts = std::count_if(table_.begin(), table_.end(), [&](double v) { return std::abs(v) > least; });
+  filled_ = static_cast<double>(counts) / static_cast<double>(std::max<std::size_t>(1, table_.size()));
+}
 
 template <class T>
 const FarFieldForm<T>& FarFieldEngine<T>::form(const SetUpWatch& watch) const {
@@ -134,10 +140,12 @@ void FarFieldEngine<T>::add_candidates(Shape shape, double best_other, std::vect
       std::any_of(all.begin(), all.end(), [](const Report& r) { return r.engine == "exponentials" || r.engine == "band"; });
   if (!forced && (sequence || failed_ > 0)) return;
   // Not where even bases of four vectors would not pay, nor where the set-up, which finding out takes, costs more than the
-  // whole product by another engine: some 3000 flops (1500 to 5600 measured) for each offset of two leaves and pair of points.
+  // whole product by another engine: some 3000 flops (1500 to 5600 measured) for each offset of two leaves that has entries and
+  // pair of points, and 3e5 for each point of the grid.
   const double points = static_cast<double>(backend::count(plan_.patch));
-  double set_up = 3000 * points * points / options_.cost.chunk_flops;
+  double set_up = 3000 * points * points * filled_;
   for (const Index n : plan_.patches.front()) set_up *= static_cast<double>(2 * n - 1);
+  set_up = (set_up + 3e5 * static_cast<double>(backend::count(plan_.sizes))) / options_.cost.chunk_flops;
   if (!forced && set_up >= best_other) return;
   const double length = static_cast<double>(backend::count(plan_.sizes));
   if (!forced && seconds({0, 16 * length, 0, 0}, near_pairs(plan_), near_runs(plan_), 0, shape) >= best_other) return;

@@ -44,6 +44,7 @@ class FarFieldEngine final : public GridEngine<T> {
   const std::vector<double>& table_;
   MaskOptions options_;
   double tolerance_;
+  double filled_ = 0;  // share of the table that is not negligible
   mutable std::once_flag once_;
   std::shared_ptr<const FarFieldStart> start_;
   Index failed_;

@@ -389,7 +389,7 @@ std::size_t tile_low_rank_bytes<Cpu>(Index rows, Index cols, Index rank, Index c
 
 template <>
 CostModel cost_model<Cpu>() {
-  CostModel cost{70e9, 62e9, 48e9, 31e9, 13e9, 6e9, 1e-6};
+  CostModel cost;
   if (tile_geometry(sizeof(float)).panel > 16) {
     cost.tile_flops *= 2;
     cost.chunk_flops *= 2;
