@@ -250,6 +250,10 @@ SequenceForm<T> SequenceEngines<T>::make_band(bool plain, const SetUpWatch& watc
   }
   form.basis = chunk_basis<T>(m, SideSums(), chunk, gap, tolerance_, options_.tolerance_kind, watch);
   form.reason = "entries beyond " + std::to_string(width) + " tokens are within the tolerance together";
+  if (!form.met()) {
+    form.reason = "its band of " + std::to_string(width) + " tokens, as stored, has " +
+                  missed_tolerance(form.basis.certificate, options_.tolerance_kind, tolerance_);
+  }
   return form;
 }
 
@@ -361,18 +365,19 @@ void SequenceEngines<T>::make_learning(Kind kind, Learning& l, const SetUpWatch&
   // Tables have a parameter a distance: their gradient is a correlation.
   if (!any || s.parameters == 0 || s.parameters > kMostParameters) return;
   if (start_.failed[kind == Kind::band ? 1 : 0] > 0) return;
-  l.failed = !find_derivatives(kind, l.form, watch);
+  l.failed = !find_derivatives(kind, l, watch);
   l.usable = !l.failed;
   l.searched.store(true, std::memory_order_release);
 }
 
 template <class T>
-bool SequenceEngines<T>::find_derivatives(Kind kind, backend::ChunkedToeplitz<T>& form, const SetUpWatch& watch) const {
+bool SequenceEngines<T>::find_derivatives(Kind kind, Learning& l, const SetUpWatch& watch) const {
   const SequenceValues& s = source();
   const SequenceForm<T>& f = this->form(kind, false);
   const ToeplitzValues& m = s.values;
   const Index length = length_, chunk = f.basis.product.chunk, gap = f.basis.product.gap;
   std::vector<ToeplitzDerivative> derivatives;
+  Index width = 0;  // of the derivatives' bands
   for (std::size_t p = 0; p < s.parameters; ++p) {
     ToeplitzDerivative derivative;
     ToeplitzValues& d = derivative.values;
@@ -388,7 +393,7 @@ bool SequenceEngines<T>::find_derivatives(Kind kind, backend::ChunkedToeplitz<T>
         ToeplitzValues one;
         one.lower = values;
         one.has_upper = false;
-        if (band_width(one, tolerance_, options_.tolerance_kind) >= gap * chunk - chunk) return false;
+        width = std::max(width, band_width(one, tolerance_, options_.tolerance_kind));
         continue;
       }
       FitOptions options;
@@ -406,7 +411,14 @@ bool SequenceEngines<T>::find_derivatives(Kind kind, backend::ChunkedToeplitz<T>
     }
     derivatives.push_back(std::move(derivative));
   }
-  return derivative_form<T>(m, {f.lower, f.upper}, derivatives, f.basis, tolerance_, options_.tolerance_kind, form, watch);
+  const Index reach = (width + chunk - 1) / chunk + 1;
+  if (reach <= gap) {
+    return derivative_form<T>(m, {f.lower, f.upper}, derivatives, f.basis, tolerance_, options_.tolerance_kind, l.form, watch);
+  }
+  if (2 * reach * chunk >= length) return false;
+  const ChunkBasis<T> wider = chunk_basis<T>(m, SideSums(), chunk, reach, tolerance_, options_.tolerance_kind, watch);
+  l.wider = wider.product;
+  return derivative_form<T>(m, SideSums(), derivatives, wider, tolerance_, options_.tolerance_kind, l.form, watch);
 }
 
 template <class T>
@@ -425,7 +437,8 @@ bool SequenceEngines<T>::multiply_low_rank_vjp(const std::string& engine, const 
   const auto near = static_cast<Index>(l->form.near.size());
   bar.near.assign(static_cast<std::size_t>(near), 0.0);
   bar.far.assign(s.parameters, 0.0);
-  chunked_vjp_by_columns<T>(form(kind, false).basis.product, &l->form, in, cotangents, gradients, &bar, context);
+  const auto& product = l->wider.length > 0 ? l->wider : form(kind, false).basis.product;
+  chunked_vjp_by_columns<T>(product, &l->form, in, cotangents, gradients, &bar, context);
   for (std::size_t p = 0; p < s.parameters; ++p) {
     double sum = bar.far[p];
     for (Index k = 0; k < near; ++k) {

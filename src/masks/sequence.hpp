@@ -80,13 +80,15 @@ class SequenceEngines final : public GridEngine<T> {
     bool usable = false;
     std::atomic<bool> searched{false}, failed{false};
     backend::ChunkedToeplitz<T> form;
+    // Where derivatives reach over more chunks than the band does: the mask itself over as many. Otherwise of length 0.
+    backend::ChunkedToeplitz<T> wider;
   };
   // What has been found so far, or else where this one would have started itself.
   SequenceStart found() const;
   const Learning& learning(Kind kind, const SetUpWatch& watch) const;
   void make_learning(Kind kind, Learning& learning, const SetUpWatch& watch) const;
   // False where some derivative has no sum of exponentials, or no form with the others.
-  bool find_derivatives(Kind kind, backend::ChunkedToeplitz<T>& form, const SetUpWatch& watch) const;
+  bool find_derivatives(Kind kind, Learning& learning, const SetUpWatch& watch) const;
   const SequenceForm<T>& form(Kind kind, bool plain, const SetUpWatch& watch = SetUpWatch()) const;
   SequenceForm<T> make_exponentials(bool plain, const SetUpWatch& watch) const;
   SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap, const SetUpWatch& watch) const;
