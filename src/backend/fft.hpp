@@ -22,9 +22,13 @@ namespace espalier::backend {
 template <class B>
 bool has_fft(const std::vector<Index>& sizes);
 
-// The smallest h >= n whose prime factors are 2, 3, 5 and 7. A line of n is padded to 2 h >= 2 n - 1.
+// The smallest h >= n whose prime factors are 2, 3, 5 and 7, beyond 16 a multiple of 4; a line of n is padded to 2 h points.
+// Why: FFTW takes 187 ns for 192 points and 550 for 189 (float, Zen 5). Of lengths that 4 does not divide only those up to 16
+// and 25 have a step of their own.
 inline Index smooth_length(Index n) {
-  for (Index h = std::max<Index>(1, n);; ++h) {
+  if (n == 25) return n;
+  const Index step = n > 16 ? 4 : 1;
+  for (Index h = (std::max<Index>(1, n) + step - 1) / step * step;; h += step) {
     Index rest = h;
     for (const Index prime : {2, 3, 5, 7}) {
       while (rest % prime == 0) rest /= prime;
