@@ -222,6 +222,7 @@ std::pair<std::vector<Matrix>, std::vector<Matrix>> learning_vectors(const std::
   }
   const auto joined = [](const std::vector<Matrix>& p, const std::vector<Matrix>& q) {
     std::vector<Matrix> all;
+    all.reserve(p.size() + q.size());
     for (const Matrix& f : p) all.push_back(reversed(f));
     all.insert(all.end(), q.begin(), q.end());
     return all;

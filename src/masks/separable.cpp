@@ -17,9 +17,6 @@ namespace {
 
 constexpr const char* kName = "separable";
 
-// Planes and places between axes are made anew for each product: as long as so many calls.
-constexpr double kSetUpCalls = 3;
-
 // What the search takes: tables of the problem, factors of the cross approximation and their orthogonal forms, in double.
 std::size_t search_bytes(const std::vector<Index>& sizes) {
   const auto table = static_cast<std::size_t>(grid_table_size(sizes));

@@ -75,7 +75,7 @@ void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, 
         constexpr int V = vectors;
         const T* lanes = scratch + at.y_lanes + i * call.c;
         near_products<V>(from, end, x, call.y_bar ? call.c : 0, lanes, [&](const auto& acc, Index j) HWY_ATTR {
-          constexpr int R = static_cast<int>(sizeof(acc.c) / sizeof(acc.c[0]));
+          constexpr int R = std::decay_t<decltype(acc)>::kTileRows;
 #pragma GCC unroll 12
           for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -153,7 +153,7 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
       with_panel_vectors<T>(nj - j, [&](auto vectors) HWY_ATTR {
         constexpr int V = vectors;
         const auto keep = [&](const auto& acc, Index i) HWY_ATTR {
-          constexpr int R = static_cast<int>(sizeof(acc.c) / sizeof(acc.c[0]));
+          constexpr int R = std::decay_t<decltype(acc)>::kTileRows;
 #pragma GCC unroll 12
           for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -161,7 +161,7 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
           }
         };
         const auto combine = [&](const auto& acc, Index i) HWY_ATTR {
-          constexpr int R = static_cast<int>(sizeof(acc.c) / sizeof(acc.c[0]));
+          constexpr int R = std::decay_t<decltype(acc)>::kTileRows;
 #pragma GCC unroll 12
           for (int r = 0; r < R; ++r) {
             const Index row = i + r;

@@ -89,6 +89,7 @@ HWY_INLINE void with_panel_vectors(Index lanes, const F& f) {
 
 template <class T, int R, int V = 2>
 struct Accumulator {
+  static constexpr int kTileRows = R;
   hn::Vec<Wide<T>> c[R][V];
 };
 

@@ -202,7 +202,8 @@ TileGeometry tile_geometry(std::size_t element) {
 
 KernelWork kernel_work(std::size_t element) {
   const TileGeometry g = tile_geometry(element);
-  return {static_cast<double>(g.panel / 2), static_cast<double>(g.rows / 3)};
+  const Index lanes = g.panel / 2, rows = g.rows / 3;
+  return {static_cast<double>(lanes), static_cast<double>(rows)};
 }
 
 namespace {
