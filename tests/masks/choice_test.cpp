@@ -105,3 +105,29 @@ TEST_CASE("predictions of exponentials are not padded where there are many featu
   const double features = predicted({8192}, "exponentials", {.columns = 1, .rank = 128});
   CHECK(features < 4 * predicted({8192}, "exponentials", {.columns = 128, .rank = 1}));
 }
+
+TEST_CASE_TEMPLATE("predictions grow with the work: tokens, heads, columns", T, float, double) {
+  const auto seconds = [](Index n, const std::string& engine, Shape shape) {
+    GridOptions options;
+    options.engine = engine;
+    const DistanceFunction f =
+        engine == "piecewise" ? DistanceFunction(PiecewiseConstant{{10, 400}, {2, 1, 0.5}}) : DistanceFunction(Rational{16});
+    return GridMask<T>({n}, f, Distance::l1, options).report(shape).predicted_seconds;
+  };
+  for (const Shape shape : {Shape{.columns = 64, .rank = 64}, Shape{.columns = 64}}) {
+    CAPTURE(shape.rank);
+    for (const std::string engine : {"direct", "exponentials", "piecewise"}) {
+      CAPTURE(engine);
+      const double one = seconds(8192, engine, shape), two = seconds(16384, engine, shape);
+      // Tiles: four times the entries. The others are linear but for memory past the caches.
+      CHECK(two > (engine == "direct" ? 3.9 : 1.8) * one);
+      CHECK(two < (engine == "direct" ? 4.1 : 3.0) * one);
+      Shape heads = shape, wider = shape;
+      heads.heads = 6;
+      wider.columns = 128;
+      CHECK(seconds(8192, engine, heads) == doctest::Approx(6 * one).epsilon(0.05));
+      CHECK(seconds(8192, engine, wider) > 1.3 * one);
+    }
+    if (has_fft()) CHECK(seconds(16384, "fft", shape) > 1.8 * seconds(8192, "fft", shape));
+  }
+}
