@@ -4,6 +4,7 @@
 
 #include <espalier/core/backend.hpp>
 
+#include "backend/cpu/chunk_waves.hpp"
 #include "backend/cpu/chunk_windows.hpp"
 #include "backend/cpu/chunked_call.hpp"
 
@@ -16,23 +17,25 @@ namespace espalier::backend {
 template <class T>
 void run_scan(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state);
 
-// A wave at a time: moments(t) of its chunks are filled; prepare; advance, in blocks of elements; read(t).
+// A wave at a time: moments(t) of its chunks are filled; prepare; advance, in blocks of elements; read(t). With waves.kept > 1
+// these may belong to several waves, as WaveOrder has them.
 // States take moments `gap` chunks late and leave what is read in their place. Windows keep moments for as long as they reach.
 template <class T>
 class ChunkStream {
  public:
   ChunkStream() = default;
   // basis: 0 where nothing of this side is wanted; else the side's. Nothing but `memory` (elements() of them) depends on it.
-  ChunkStream(const ChunkSweep<T>& sweep, Index basis, Index step, Index gap, Index wave)
+  ChunkStream(const ChunkSweep<T>& sweep, Index basis, Index step, Index gap, WaveLength waves)
       : sweep_(&sweep),
         windows_(basis > 0 ? sweep.side->windows : kNone),
         basis_(basis),
         states_(basis > 0 ? sweep.side->states : 0),
         step_(step),
-        wave_(wave),
+        reads_(waves.wave * std::min<Index>(2, waves.kept)),
         lag_(windowed() ? windows_.first : gap),
-        ring_(wave + (windowed() ? windows_.depth : gap)) {
-    in_.resize(static_cast<std::size_t>(windowed() ? 0 : wave * states_ * basis));
+        ring_(waves.wave * waves.kept + (windowed() ? windows_.depth : gap)),
+        shared_(waves.kept > 1) {
+    in_.resize(static_cast<std::size_t>(windowed() ? 0 : waves.wave * states_ * basis));
     out_.resize(in_.size());
   }
 
@@ -53,10 +56,10 @@ class ChunkStream {
 
   T* moments(Index t) const { return ring_at_ + t % ring_ * (basis_ * step_); }
   const T* state() const { return state_at_; }
-  // What the chunk of time t reads, or null; t0: where its wave begins.
-  const T* read(Index t, Index t0) const {
+  // What the chunk of time t reads, or null.
+  const T* read(Index t) const {
     if (!exists() || t < lag_) return nullptr;
-    return windowed() ? read_at_ + (t - t0) * step_ : moments(t - lag_);
+    return windowed() ? read_at_ + t % reads_ * step_ : moments(t - lag_);
   }
 
   // Coefficients of the steps to come, times [t0, t1).
@@ -74,14 +77,15 @@ class ChunkStream {
     from = std::max(from, lag_);
     if (from >= to) return;
     if (windowed()) {
-      const Index at = (from - t0) * step_;
-      run_windows<T>(
-          {&windows_, step_, ring_, ring_at_, state_at_, from, to, read_at_ + at, rows == nullptr ? rows : rows + at, dots},
-          first, last);
+      run_windows<T>({&windows_, step_, ring_, ring_at_, state_at_, from, to, read_at_ + from % reads_ * step_,
+                      rows == nullptr ? rows : rows + (from - t0) * step_, dots},
+                     first, last);
       return;
     }
+    if (shared_) fetch_states(first, last), fetch_moments(from - lag_, first, last);
     for (Index t = from; t < to; ++t) {
       const Index at = (t - t0) * states_ * basis_;
+      if (shared_ && t + 1 < to) fetch_moments(t + 1 - lag_, first, last);
       run_scan(sweep_->scan_step(step_, in_.data() + at, out_.data() + at, state_at_), first, last, moments(t - lag_),
                state_at_);
     }
@@ -90,27 +94,39 @@ class ChunkStream {
  private:
   inline static const std::vector<ChunkWindow<T>> kNone{};
 
+  // Moments and states that another core wrote last come from its cache: all of them are asked for at once.
+  static void fetch(const T* from, Index count) {
+    for (Index i = 0; i < count; i += static_cast<Index>(64 / sizeof(T))) __builtin_prefetch(from + i, 1, 3);
+  }
+  void fetch_moments(Index t, Index first, Index last) const {
+    for (Index p = 0; p < basis_; ++p) fetch(moments(t) + p * step_ + first, last - first);
+  }
+  void fetch_states(Index first, Index last) const {
+    for (Index q = 0; q < states_; ++q) fetch(state_at_ + q * step_ + first, last - first);
+  }
+
   Index ring_elements() const { return align_elements<T>(ring_ * basis_ * step_); }
   Index state_elements() const {
     if (windowed()) return align_elements<T>(windows_.vectors * step_);
     return basis_ > 0 ? align_elements<T>(sweep_->state_elements(step_)) : 0;
   }
-  Index read_elements() const { return windowed() ? align_elements<T>(wave_ * step_) : 0; }
+  Index read_elements() const { return windowed() ? align_elements<T>(reads_ * step_) : 0; }
 
   const ChunkSweep<T>* sweep_ = nullptr;
   WindowPlan<T> windows_{kNone};
-  Index basis_ = 0, states_ = 0, step_ = 0, wave_ = 0, lag_ = 0, ring_ = 0;
+  Index basis_ = 0, states_ = 0, step_ = 0, reads_ = 0, lag_ = 0, ring_ = 0;
+  bool shared_ = false;  // by several threads
   T* ring_at_ = nullptr;
   T* state_at_ = nullptr;
   T* read_at_ = nullptr;
   std::vector<T> in_, out_;  // of one wave
 };
 
-// Elements that windows keep for each element of a moment, in a sweep whose waves are `wave` chunks.
+// Elements that windows keep for each element of a moment, in a sweep that keeps `kept` chunks' moments and reads at once.
 template <class T>
-Index window_elements(const ChunkSide<T>& side, Index wave) {
+Index window_elements(const ChunkSide<T>& side, Index kept) {
   const WindowPlan<T> plan(side.windows);
-  return side.windows.empty() ? 0 : plan.depth + 2 * wave + plan.vectors;
+  return side.windows.empty() ? 0 : plan.depth + 2 * kept + plan.vectors;
 }
 
 }  // namespace espalier::backend

@@ -1,7 +1,7 @@
 // Products in chunk-basis form on the host.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A sweep goes over the chunks once, in waves of a few chunks:
+// A sweep goes over the chunks once, in waves of a few chunks (chunk_waves.hpp):
 //   moments   P_p = sum_b source_p(b) b_b x_bᵀ of every chunk of the wave          (tasks: chunks)
 //   advance   states take the moments of `gap` chunks ago, or windows theirs, U = what the rows read (tasks: elements)
 //   rows      near tiles, and y_a += sum_p row_p(a) a_aᵀ U_p                        (tasks: chunks)
@@ -48,8 +48,7 @@ void chunk_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index c
   const PlainRows<T> b = plain_rows(call.b, j0, nj, s.m_pad, scratch + at.b_plain);
   T* weighted = scratch + at.x_weighted;
   // The next chunk of the sweep is asked for in as many parts as there are products to wait behind.
-  const Index next = sweep.upward ? chunk + 1 : chunk - 1;
-  const Index coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
+  const Index next = sweep.upward ? chunk + call.ahead : chunk - call.ahead, coming = call.rows_or_none(next);
   for (Index p = 0; p < basis; ++p) {
     const T* weight = sweep.side->source.data() + p * call.mask->chunk;
     T* to = moments + p * s.step;
@@ -168,7 +167,7 @@ void add_far(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const ChunkSc
   const MomentShape& s = call.shape;
   const Index ni = call.rows(chunk), size = call.mask->chunk, basis = sweep.side->basis;
   // The next chunk's rows are asked for in as many parts as there are products to wait behind.
-  const Index next = sweep.upward ? chunk + 1 : chunk - 1, coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
+  const Index next = sweep.upward ? chunk + call.ahead : chunk - call.ahead, coming = call.rows_or_none(next);
   const Index parts = (ni + kPanel<T> - 1) / kPanel<T> * basis;
   for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
     T* y = scratch + at.y + p * padded_rows(s.c) * kPanel<T>;
@@ -259,43 +258,50 @@ void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Conte
   const TileGeometry g = tile_geometry(sizeof(T));
   const Index n = sweep.chunks, step = call.shape.step, basis = sweep.side->basis;
   Context<Cpu> inner = context;
-  const Index workers = std::min<Index>({n, thread_count(context), kMaxWorkers});
+  const Index workers = call.ahead;
   inner.threads = static_cast<int>(workers);
-  const Index wave = wave_length(basis * step, n, workers, sizeof(T));
+  const WaveLength waves = wave_length(basis * step, n, workers, sizeof(T));
   const Index per_worker = ChunkScratch<T>(g, call.shape, call.mask->chunk, call.plain()).size;
   const Index scratch = align_elements<T>(workers * per_worker);
-  ChunkStream<T> stream(sweep, basis, step, call.mask->gap, wave);
+  ChunkStream<T> stream(sweep, basis, step, call.mask->gap, waves);
   Buffer<T, Cpu> memory(scratch + stream.elements());
   stream.place(memory.data() + scratch);
-  const Index tasks = (step + kScanBlock - 1) / kScanBlock;
-  for (Index t0 = 0; t0 < n; t0 += wave) {
-    const Index t1 = std::min(n, t0 + wave);
-    if (sweep.far()) {
-      parallel_for(inner, std::min(t1, n - stream.lag()) - t0, [&](Index k, int worker) {
-        run_moments(call, sweep, sweep.chunk(t0 + k), memory.data() + worker * per_worker, stream.moments(t0 + k));
-      });
-      stream.prepare(t0, t1);
-      parallel_for(inner, stream.lag() < t1 ? tasks : 0,
-                   [&](Index k, int) { stream.advance(t0, t0, t1, k * kScanBlock, std::min(step, (k + 1) * kScanBlock)); });
-    }
-    const ProgressPart part(inner, static_cast<double>(t0) / static_cast<double>(n),
-                            static_cast<double>(t1) / static_cast<double>(n));
-    parallel_for(
-        part.context(), t1 - t0,
-        [&](Index k, int worker) {
-          const Index t = t0 + k;
-          run_rows(call, sweep, sweep.chunk(t), stream.read(t, t0), memory.data() + worker * per_worker);
-        },
-        "chunks");
-  }
+  const Index blocks = (step + kScanBlock - 1) / kScanBlock;
+  const WaveOrder order(n, waves);
+  const auto tasks = [&](Index batch) -> Index {
+    const auto [phase, t0, t1] = order.batch(batch);
+    if (t0 == t1 || phase == WavePhase::rows) return t1 - t0;
+    if (!sweep.far()) return 0;
+    if (phase == WavePhase::moments) return std::max<Index>(0, std::min(t1, n - stream.lag()) - t0);
+    return stream.lag() >= t1 ? 0 : phase == WavePhase::advance ? blocks : 1;
+  };
+  parallel_batches(
+      inner, {order.batches(), tasks, [&](Index batch) { return order.lag(batch); }},
+      [&](Index batch, Index k, int worker) {
+        const auto [phase, t0, t1] = order.batch(batch);
+        T* own = memory.data() + worker * per_worker;
+        const Index t = t0 + k;
+        switch (phase) {
+          case WavePhase::prepare:
+            return stream.prepare(t0, t1);
+          case WavePhase::moments:
+            return run_moments(call, sweep, sweep.chunk(t), own, stream.moments(t));
+          case WavePhase::advance:
+            return stream.advance(t0, t0, t1, k * kScanBlock, std::min(step, (k + 1) * kScanBlock));
+          case WavePhase::rows:
+            return run_rows(call, sweep, sweep.chunk(t), stream.read(t), own);
+        }
+      },
+      "chunks");
 }
 
 // Features of one far sweep: all of them, unless windows then keep more than the scratch memory.
 template <class T>
 Index far_features(const ChunkedToeplitz<T>& m, const MomentShape& shape, std::size_t scratch_bytes) {
-  // The longest wave: sums must not depend on the number of threads.
-  const Index wave = wave_length(1, (m.length + m.chunk - 1) / std::max<Index>(1, m.chunk), kMaxWorkers, sizeof(T));
-  const Index kept = std::max(window_elements(m.lower, wave), window_elements(m.upper, wave));
+  // With as many chunks as any number of threads keeps: sums must not depend on it.
+  const Index chunks = (m.length + m.chunk - 1) / std::max<Index>(1, m.chunk);
+  const Index most = most_kept_chunks(1, chunks, kMaxWorkers, sizeof(T));
+  const Index kept = std::max(window_elements(m.lower, most), window_elements(m.upper, most));
   if (kept == 0) return shape.m;
   const auto room = static_cast<Index>(scratch_bytes / sizeof(T)) / (kept * (shape.c_pad + 1));
   return std::clamp<Index>(room, 1, shape.m);
@@ -307,6 +313,7 @@ void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
   const ChunkedToeplitz<T>& m = *call.mask;
   if (m.length == 0) return;
   call.tiles = near_tiles(m);
+  call.ahead = std::min<Index>({call.chunks(), thread_count(context), kMaxWorkers});
   const MatrixView<const T, Cpu> x = call.x;
   const MatrixView<T, Cpu> y = call.y;
   const ChunkSide<T> none;
@@ -379,10 +386,10 @@ std::size_t chunked_bytes(const ChunkedToeplitz<T>& m, Index rank, Index columns
   Index most = 0;
   for (const ChunkSide<T>* s : {&m.lower, &m.upper}) {
     // Of one feature panel where there are several: the last one may be smaller, and its waves longer.
-    const Index step = part.step, wave = wave_length(s->basis * step, chunks, workers, sizeof(T));
-    const Index longest = panel < shape.m ? wave_length(1, chunks, workers, sizeof(T)) : wave;
+    const Index step = part.step, moment = panel < shape.m ? 1 : s->basis * step;
+    const Index longest = most_kept_chunks(moment, chunks, workers, sizeof(T));
     const Index kept = s->windows.empty() ? s->basis * (longest + m.gap) + 2 * s->states : window_elements(*s, longest);
-    most = std::max(most, kept * step + 2 * wave * s->states * s->basis + 2 * m.chunk * g.padded_rows(s->basis));
+    most = std::max(most, kept * step + 2 * longest * s->states * s->basis + 2 * m.chunk * g.padded_rows(s->basis));
   }
   // Host vectors of coefficients and the allocator's rounding beside it.
   return static_cast<std::size_t>(align_elements<T>(workers * per_worker) + most) * sizeof(T) + 65536;

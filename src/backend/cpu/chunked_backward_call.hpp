@@ -25,10 +25,13 @@ struct ChunkBackward {
   bool near, add;  // this sweep does the near tiles; it adds to what the gradients hold
   Index m, c, m_pad, c_pad, step;
   std::vector<NearTile> tiles, turned_tiles;
+  Index ahead;  // so many chunks on is what the thread of this one takes next
 
   Index chunks() const { return (mask->length + mask->chunk - 1) / mask->chunk; }
   Index begin(Index chunk) const { return chunk * mask->chunk; }
   Index rows(Index chunk) const { return std::min(mask->chunk, mask->length - begin(chunk)); }
+  // Rows of a chunk that need not exist.
+  Index rows_or_none(Index chunk) const { return chunk >= 0 && chunk < chunks() ? rows(chunk) : 0; }
   Index near_size() const { return static_cast<Index>(mask->near.size()); }
 };
 
@@ -80,14 +83,15 @@ struct ChunkBackwardSweep {
 // How one sweep's memory is laid out: streams, moments of rows for derivatives, what each chunk of a wave adds to near entries.
 template <class T>
 struct BackwardPlan {
-  Index workers, wave, blocks;
+  Index workers, blocks;
+  WaveLength waves;
   Index derivatives = 0;       // of the far entries; windows: R = 1 and a derivative each
   bool both = false;           // states of rows meet moments of sources too
   Index derivative_basis = 0;  // of moments of rows that no stream brings
   ChunkStream<T> sources, rows;
   Index per_worker, derivative_ring, near, size;  // offsets; scratch is at 0
 
-  BackwardPlan(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, int threads) {
+  BackwardPlan(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep) {
     const ChunkSide<T>& side = *sweep.sources.side;
     if (call.want_parameters && side.basis > 0) {
       derivatives = static_cast<Index>(side.windows.empty() ? side.derivative_out.size() : side.windows.size());
@@ -97,19 +101,24 @@ struct BackwardPlan {
     const Index source_basis = derivatives > 0 || call.want_a ? side.basis : 0;
     const Index row_basis = call.want_sources ? sweep.rows.side->basis : 0;
     const Index n = call.chunks(), per_chunk = (source_basis + row_basis + derivative_basis) * call.step;
-    workers = std::min<Index>({n, threads, kMaxWorkers});
-    wave = wave_length(per_chunk, n, workers, sizeof(T));
+    workers = call.ahead;
+    waves = wave_length(per_chunk, n, workers, sizeof(T));
     // Each chunk of a wave gathers near entries of its own: 8 MiB of them, or one chunk a worker.
     const Index gathered = (Index{8} << 20) / static_cast<Index>(sizeof(T)) / std::max<Index>(1, call.near_size());
-    if (call.near && call.want_parameters) wave = std::min(wave, std::max(workers, gathered));
+    if (call.near && call.want_parameters) waves.wave = std::min(waves.wave, std::max(workers, gathered / 2));
     blocks = (call.step + kScanBlock - 1) / kScanBlock;
-    sources = ChunkStream<T>(sweep.sources, source_basis, call.step, call.mask->gap, wave);
-    rows = ChunkStream<T>(sweep.rows, row_basis, call.step, call.mask->gap, wave);
+    sources = ChunkStream<T>(sweep.sources, source_basis, call.step, call.mask->gap, waves);
+    rows = ChunkStream<T>(sweep.rows, row_basis, call.step, call.mask->gap, waves);
     per_worker = ChunkBackwardScratch<T>(tile_geometry(sizeof(T)), call).size;
     derivative_ring = align_elements<T>(workers * per_worker) + sources.elements() + rows.elements();
-    near = derivative_ring + align_elements<T>(wave * derivative_basis * call.step);
-    size = near + align_elements<T>(call.near && call.want_parameters ? wave * call.near_size() : 0);
+    near = derivative_ring + align_elements<T>(two_waves() * derivative_basis * call.step);
+    size = near + align_elements<T>(call.near && call.want_parameters ? two_waves() * call.near_size() : 0);
   }
+  // Moments of rows are made, and near entries gathered, while the same is done for the wave before.
+  Index two_waves() const { return 2 * waves.wave; }
+  // Where the chunk of time t has them.
+  Index derivative_moments(Index t, Index step) const { return derivative_ring + t % two_waves() * derivative_basis * step; }
+  Index near_entries(Index t, Index near_size) const { return near + t % two_waves() * near_size; }
   // Whether the stream's moments of time t of n are wanted: by chunks to come, or by states of the other stream.
   bool wanted(const ChunkStream<T>& stream, Index t, Index n) const {
     return stream.exists() && (t + stream.lag() < n || (both && t >= stream.lag()));

@@ -21,12 +21,6 @@ inline constexpr Index kColumnBlock = 256;
 // Elements of a task of the scan: R + r strips of 2 KiB stay in the first cache.
 inline constexpr Index kScanBlock = 512;
 
-// Chunks of a wave: their moments stay in a core's second cache, and every thread has one.
-inline Index wave_length(Index moment_elements, Index chunks, Index workers, std::size_t element) {
-  const Index in_cache = static_cast<Index>((384u << 10) / element) / std::max<Index>(1, moment_elements);
-  return std::min(chunks, std::clamp<Index>(in_cache, 1, 16) * workers);
-}
-
 // Exact tiles of a chunk of rows: its distance I - J from the chunk of sources, and where the table of near entries has the
 // offset of row 0 and source 0 of both.
 struct NearTile {
@@ -67,11 +61,14 @@ struct ChunkCall {
   VectorView<T, Cpu> row_sum;
   MomentShape shape;
   std::vector<NearTile> tiles;
+  Index ahead = 1;  // so many chunks on is what the thread of this one takes next
 
   bool plain() const { return !a; }
   Index chunks() const { return (mask->length + mask->chunk - 1) / mask->chunk; }
   Index begin(Index chunk) const { return chunk * mask->chunk; }
   Index rows(Index chunk) const { return std::min(mask->chunk, mask->length - begin(chunk)); }
+  // Rows of a chunk that need not exist.
+  Index rows_or_none(Index chunk) const { return chunk >= 0 && chunk < chunks() ? rows(chunk) : 0; }
 };
 
 // One step of the scan: coefficients [r], [r, R], [r, R] and couplings (null: none), see chunk_scan-inl.hpp.

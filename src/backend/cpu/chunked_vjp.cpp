@@ -54,8 +54,8 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
   const PlainRows<T> v = value ? plain_rows(value, t0, n, call.c_pad, scratch + at.plain_c) : PlainRows<T>{};
   // A panel of columns stays in the first cache for all vectors of the basis. A chunk to come (with near tiles: the next one
   // that none has touched) is asked for in as many parts as there are products to wait behind.
-  const Index ahead = call.near ? call.mask->gap : 1, next = upward ? chunk + ahead : chunk - ahead;
-  const Index coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
+  const Index ahead = call.ahead + (call.near ? call.mask->gap - 1 : 0), next = upward ? chunk + ahead : chunk - ahead;
+  const Index coming = call.rows_or_none(next);
   const Index parts = (call.m_pad + kPanel<T> - 1) / kPanel<T> * basis;
   Index asked = 0, part = 0;
   over_panels<T>(call.m_pad, [&](Index column, auto vectors) HWY_ATTR {
@@ -120,8 +120,7 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
   if (call.want_b) own.b_bar = open_gradient(call.b_bar, t0, n, call.m_pad, scratch + at.b_bar, own.b_step);
   if (call.want_x) own.x_bar = open_gradient(call.x_bar, t0, n, call.c_pad, scratch + at.x_bar, own.x_step);
   // The next chunk's gradients are asked for, and wait behind this one's products.
-  const Index next = sweep.sources.upward ? chunk + 1 : chunk - 1,
-              coming = next >= 0 && next < call.chunks() ? call.rows(next) : 0;
+  const Index next = sweep.sources.upward ? chunk + call.ahead : chunk - call.ahead, coming = call.rows_or_none(next);
   if (call.want_a) prefetch_rows<true>(call.a_bar, call.begin(next), coming);
   if (call.near) {
     if (call.want_sources) near_sources(call, at, chunk, own, near_bar, scratch);
@@ -211,6 +210,7 @@ ESPALIER_KERNELS(double, double)
 template <class T>
 class DerivativeSteps {
  public:
+  DerivativeSteps() = default;
   DerivativeSteps(const ChunkSweep<T>& sweep, const ChunkStream<T>& stream, Index derivatives, Index from, Index to)
       : basis_(stream.basis()), states_(stream.states()), derivatives_(derivatives), from_(from) {
     const Index size = basis_ * states_;
@@ -238,98 +238,158 @@ class DerivativeSteps {
   }
 
  private:
-  Index basis_, states_, derivatives_, from_;
+  Index basis_ = 0, states_ = 0, derivatives_ = 0, from_ = 0;
   std::vector<T> all_;
 };
 
-// The streams of one wave from t0 on, and the gradients of far parameters, one block of elements after the other.
+// One sweep's memory and tasks (chunk_waves.hpp).
 template <class T>
-void advance_wave(const ChunkBackwardSweep<T>& sweep, BackwardPlan<T>& plan, Index t0, Index t1, Index step,
-                  const T* row_moments, std::vector<double>& far, const Context<Cpu>& inner) {
-  plan.sources.prepare(t0, t1);
-  plan.rows.prepare(t0, t1);
-  const bool windows = plan.derivatives > 0 && plan.sources.windowed(), outs = plan.derivatives > 0 && !windows;
-  const Index from = std::max(t0, plan.sources.lag());
-  const DerivativeSteps<T> below(sweep.sources, plan.sources, outs ? plan.derivatives : 0, from, t1);
-  const DerivativeSteps<T> above(sweep.rows, plan.rows, plan.both ? plan.derivatives : 0, from, t1);
-  parallel_for(inner, plan.sources.exists() || plan.rows.exists() ? plan.blocks : 0, [&](Index block, int) {
-    const Index first = block * kScanBlock, last = std::min(step, first + kScanBlock);
-    double* sums = far.data() + block * plan.derivatives;
-    if (!outs) {
-      plan.rows.advance(t0, t0, t1, first, last);
-      plan.sources.advance(t0, t0, t1, first, last, windows ? row_moments : nullptr, sums);
+class BackwardSweepRun {
+ public:
+  BackwardSweepRun(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, ChunkedParameterGradient* parameters,
+                   BackwardPlan<T>& plan)
+      : call_(call),
+        sweep_(sweep),
+        parameters_(parameters),
+        plan_(plan),
+        memory_(plan.size),
+        far_(static_cast<std::size_t>(plan.blocks * plan.derivatives), 0.0) {
+    plan_.place(memory_.data());
+  }
+
+  void run(const Context<Cpu>& context) {
+    const WaveOrder order(call_.chunks(), plan_.waves);
+    const auto tasks = [&](Index batch) -> Index {
+      const auto [phase, t0, t1] = order.batch(batch);
+      if (t0 == t1) return 0;
+      if (phase == WavePhase::prepare) return 1;
+      if (phase != WavePhase::advance) return t1 - t0;
+      return plan_.sources.exists() || plan_.rows.exists() ? plan_.blocks : 0;
+    };
+    parallel_batches(
+        context, {order.batches(), tasks, [&](Index batch) { return order.lag(batch); }},
+        [&](Index batch, Index k, int worker) {
+          const auto [phase, t0, t1] = order.batch(batch);
+          T* scratch = memory_.data() + worker * plan_.per_worker;
+          switch (phase) {
+            case WavePhase::prepare:
+              return prepare(t0, t1);
+            case WavePhase::moments:
+              return moments(t0 + k, scratch);
+            case WavePhase::advance:
+              return advance(t0, t1, k);
+            case WavePhase::rows:
+              return reads(t0 + k, scratch);
+          }
+        },
+        "chunks, backward");
+    gather_near(call_.chunks());
+    gather_far();
+  }
+
+ private:
+  bool near_wanted() const { return call_.near && call_.want_parameters; }
+
+  void prepare(Index t0, Index t1) {
+    // rows(w - 2) has ended, and its place is taken next.
+    gather_near(t0 - plan_.waves.wave);
+    plan_.sources.prepare(t0, t1);
+    plan_.rows.prepare(t0, t1);
+    const Index from = std::max(t0, plan_.sources.lag());
+    const bool steps = plan_.derivatives > 0 && !plan_.sources.windowed();
+    below_ = DerivativeSteps<T>(sweep_.sources, plan_.sources, steps ? plan_.derivatives : 0, from, t1);
+    above_ = DerivativeSteps<T>(sweep_.rows, plan_.rows, plan_.both ? plan_.derivatives : 0, from, t1);
+  }
+
+  void moments(Index t, T* scratch) {
+    const Index n = call_.chunks(), chunk = sweep_.sources.chunk(t);
+    const ChunkSide<T>& sources = *sweep_.sources.side;
+    if (plan_.wanted(plan_.sources, t, n)) {
+      run_source_moments(call_, sources.source.data(), plan_.sources.basis(), chunk, sweep_.sources.upward, scratch,
+                         plan_.sources.moments(t));
+    }
+    if (plan_.wanted(plan_.rows, t, n)) {
+      run_row_moments(call_, sweep_.rows.side->source.data(), plan_.rows.basis(), chunk, sweep_.rows.upward, scratch,
+                      plan_.rows.moments(t));
+    }
+    if (plan_.derivative_basis > 0 && t >= plan_.sources.lag()) {
+      run_row_moments(call_, (sources.windows.empty() ? sources.derivative_row : sources.row).data(), plan_.derivative_basis,
+                      chunk, sweep_.rows.upward, scratch, memory_.data() + plan_.derivative_moments(t, call_.step));
+    }
+  }
+
+  // The streams of the wave [t0, t1), and the gradients of far parameters, for one block of elements.
+  void advance(Index t0, Index t1, Index block) {
+    const Index first = block * kScanBlock, last = std::min(call_.step, first + kScanBlock);
+    double* sums = far_.data() + block * plan_.derivatives;
+    const bool windows = plan_.derivatives > 0 && plan_.sources.windowed();
+    if (plan_.derivatives == 0 || windows) {
+      plan_.rows.advance(t0, t0, t1, first, last);
+      const T* met = windows ? memory_.data() + plan_.derivative_moments(t0, call_.step) : nullptr;
+      plan_.sources.advance(t0, t0, t1, first, last, met, sums);
       return;
     }
     std::vector<T> dots;
     for (Index t = t0; t < t1; ++t) {
-      plan.rows.advance(t0, t, t + 1, first, last);
-      plan.sources.advance(t0, t, t + 1, first, last);
-      if (t < from) continue;
-      const T* met = plan.both ? plan.rows.moments(t) : row_moments + (t - t0) * plan.derivative_basis * step;
-      below.add(t, step, first, last, met, plan.sources.state(), dots, sums);
-      if (plan.both) above.add(t, step, first, last, plan.sources.moments(t), plan.rows.state(), dots, sums);
+      plan_.rows.advance(t0, t, t + 1, first, last);
+      plan_.sources.advance(t0, t, t + 1, first, last);
+      if (t < plan_.sources.lag()) continue;
+      const T* met = plan_.both ? plan_.rows.moments(t) : memory_.data() + plan_.derivative_moments(t, call_.step);
+      below_.add(t, call_.step, first, last, met, plan_.sources.state(), dots, sums);
+      if (plan_.both) {
+        above_.add(t, call_.step, first, last, plan_.sources.moments(t), plan_.rows.state(), dots, sums);
+      }
     }
-  });
-}
+  }
+
+  void reads(Index t, T* scratch) {
+    T* near = nullptr;
+    if (near_wanted()) {
+      near = memory_.data() + plan_.near_entries(t, call_.near_size());
+      std::fill_n(near, call_.near_size(), T(0));
+    }
+    run_reads(call_, sweep_, sweep_.sources.chunk(t), call_.want_a ? plan_.sources.read(t) : nullptr, plan_.rows.read(t), near,
+              scratch);
+  }
+
+  // Adds what the chunks up to time `end` gathered for near entries, by offsets of the transposed mask.
+  void gather_near(Index end) {
+    if (!near_wanted()) return;
+    for (; gathered_ < end; ++gathered_) {
+      const T* part = memory_.data() + plan_.near_entries(gathered_, call_.near_size());
+      for (Index o = 0; o < call_.near_size(); ++o) {
+        parameters_->near[static_cast<std::size_t>(transposed_near(*call_.turned, o))] += static_cast<double>(part[o]);
+      }
+    }
+  }
+
+  void gather_far() {
+    for (Index block = 0; block < plan_.blocks; ++block) {
+      for (Index d = 0; d < plan_.derivatives; ++d) {
+        const ChunkSide<T>& sources = *sweep_.sources.side;
+        const Index p = plan_.sources.windowed() ? sources.windows[static_cast<std::size_t>(d)].parameter : d;
+        parameters_->far[static_cast<std::size_t>(p)] += far_[static_cast<std::size_t>(block * plan_.derivatives + d)];
+      }
+    }
+  }
+
+  const ChunkBackward<T>& call_;
+  const ChunkBackwardSweep<T>& sweep_;
+  ChunkedParameterGradient* parameters_;
+  BackwardPlan<T>& plan_;
+  Buffer<T, Cpu> memory_;
+  std::vector<double> far_;
+  DerivativeSteps<T> below_, above_;  // of the wave that advances
+  Index gathered_ = 0;
+};
 
 template <class T>
 void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, ChunkedParameterGradient* parameters,
                const Context<Cpu>& context) {
   Context<Cpu> inner = context;
-  BackwardPlan<T> plan(call, sweep, thread_count(context));
+  BackwardPlan<T> plan(call, sweep);
   inner.threads = static_cast<int>(plan.workers);
-  const Index n = call.chunks(), step = call.step;
-  const ChunkSide<T>& sources = *sweep.sources.side;
-  const ChunkSide<T>& rows = *sweep.rows.side;
-  Buffer<T, Cpu> memory(plan.size);
-  T* base = memory.data();
-  plan.place(base);
-  const auto scratch = [&](int worker) { return base + worker * plan.per_worker; };
-  std::vector<double> far(static_cast<std::size_t>(plan.blocks * plan.derivatives), 0.0);
-  for (Index t0 = 0; t0 < n; t0 += plan.wave) {
-    const Index t1 = std::min(n, t0 + plan.wave);
-    parallel_for(inner, t1 - t0, [&](Index k, int worker) {
-      const Index t = t0 + k, chunk = sweep.sources.chunk(t);
-      if (plan.wanted(plan.sources, t, n)) {
-        run_source_moments(call, sources.source.data(), plan.sources.basis(), chunk, sweep.sources.upward, scratch(worker),
-                           plan.sources.moments(t));
-      }
-      if (plan.wanted(plan.rows, t, n)) {
-        run_row_moments(call, rows.source.data(), plan.rows.basis(), chunk, sweep.rows.upward, scratch(worker),
-                        plan.rows.moments(t));
-      }
-      if (plan.derivative_basis > 0 && t >= plan.sources.lag()) {
-        run_row_moments(call, (sources.windows.empty() ? sources.derivative_row : sources.row).data(), plan.derivative_basis,
-                        chunk, sweep.rows.upward, scratch(worker),
-                        base + plan.derivative_ring + k * plan.derivative_basis * step);
-      }
-    });
-    advance_wave(sweep, plan, t0, t1, step, base + plan.derivative_ring, far, inner);
-    const bool near_wanted = call.near && call.want_parameters;
-    if (near_wanted) std::fill_n(base + plan.near, plan.wave * call.near_size(), T(0));
-    parallel_for(
-        inner, t1 - t0,
-        [&](Index k, int worker) {
-          const Index t = t0 + k;
-          run_reads(call, sweep, sweep.sources.chunk(t), call.want_a ? plan.sources.read(t, t0) : nullptr,
-                    plan.rows.read(t, t0), near_wanted ? base + plan.near + k * call.near_size() : nullptr, scratch(worker));
-        },
-        "chunks, backward");
-    if (!near_wanted) continue;
-    for (Index k = 0; k < t1 - t0; ++k) {
-      // Gathered by offsets of the transposed mask.
-      const T* part = base + plan.near + k * call.near_size();
-      for (Index o = 0; o < call.near_size(); ++o) {
-        parameters->near[static_cast<std::size_t>(transposed_near(*call.turned, o))] += static_cast<double>(part[o]);
-      }
-    }
-  }
-  for (Index block = 0; block < plan.blocks; ++block) {
-    for (Index d = 0; d < plan.derivatives; ++d) {
-      const Index p = plan.sources.windowed() ? sources.windows[static_cast<std::size_t>(d)].parameter : d;
-      parameters->far[static_cast<std::size_t>(p)] += far[static_cast<std::size_t>(block * plan.derivatives + d)];
-    }
-  }
+  BackwardSweepRun<T>(call, sweep, parameters, plan).run(inner);
 }
 
 std::vector<NearTile> own_tile_first(std::vector<NearTile> tiles) {
@@ -341,9 +401,9 @@ std::vector<NearTile> own_tile_first(std::vector<NearTile> tiles) {
 // Features of one far sweep: all of them, unless windows then keep more than the scratch memory.
 template <class T>
 Index far_features(const ChunkBackward<T>& call, std::size_t scratch_bytes) {
-  // The longest wave: sums must not depend on the number of threads.
-  const Index wave = wave_length(1, call.chunks(), kMaxWorkers, sizeof(T));
-  const Index kept = window_elements(call.mask->lower, wave) + window_elements(call.mask->upper, wave);
+  // With as many chunks as any number of threads keeps: sums must not depend on it.
+  const Index most = most_kept_chunks(1, call.chunks(), kMaxWorkers, sizeof(T));
+  const Index kept = window_elements(call.mask->lower, most) + window_elements(call.mask->upper, most);
   if (kept == 0) return call.m;
   return std::clamp<Index>(static_cast<Index>(scratch_bytes / sizeof(T)) / (kept * (call.c + 1)), 1, call.m);
 }
@@ -400,6 +460,7 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
   call.c_pad = g.padded_lanes(g.padded_rows(call.c));
   call.step = (call.c + 1) * call.m_pad;
   call.near = true;
+  call.ahead = std::min<Index>({call.chunks(), thread_count(context), kMaxWorkers});
   const Index n = call.chunks(), panel = far_features(call, context.scratch_bytes);
   const bool whole = panel == call.m;
   const ChunkSide<T> none;

@@ -34,6 +34,20 @@ int thread_count(const Context<Cpu>& context);
 void parallel_for(const Context<Cpu>& context, Index tasks, const std::function<void(Index task, int worker)>& task,
                   std::string_view phase = {});
 
+// Batches of tasks, begun in the order of their numbers on the same threads from beginning to end: what a scan along a sequence
+// needs, whose phases are too small to wake and gather threads for each.
+struct BatchOrder {
+  Index batches;
+  // Tasks of a batch; may be 0.
+  std::function<Index(Index batch)> tasks;
+  // Tasks of `batch` begin when batches 0 .. batch - lag have ended; lag >= 1. With more than 1, threads that are done with a
+  // batch go on with the next while others still work.
+  std::function<Index(Index batch)> lag;
+};
+// As parallel_for, for task(batch, i, worker). Progress counts batches.
+void parallel_batches(const Context<Cpu>& context, const BatchOrder& order,
+                      const std::function<void(Index batch, Index task, int worker)>& task, std::string_view phase = {});
+
 // Throws Cancelled when the caller asked for a stop. For long loops outside parallel_for.
 void check_cancelled(const Context<Cpu>& context);
 
