@@ -49,31 +49,18 @@ ExponentialSum joint_sum(const std::vector<const ExponentialSum*>& sums, std::si
   return joint;
 }
 
-// Orthonormal vectors: `first`, then what the families add to it, by falling weight.
-Matrix extended(const Matrix& first, const std::vector<Matrix>& families) {
-  Index columns = 0;
-  for (const Matrix& f : families) columns += f.cols();
-  if (columns == 0) return first;
-  Matrix rest(first.rows(), columns);
-  columns = 0;
-  for (const Matrix& f : families) rest.middleCols(columns, f.cols()) = f, columns += f.cols();
-  // Twice: once leaves what rounding makes of the large parts.
-  for (int pass = 0; pass < 2; ++pass) rest -= first * (first.transpose() * rest);
-  const Matrix more = left_vectors(rest).matrixV();
-  Matrix all(first.rows(), first.cols() + more.cols());
-  all << first, more;
-  return all;
-}
-
-// Directions of the derivatives' families {f~(t + a)}, each family of size 1.
-std::vector<Matrix> derivative_families(const LearningSide& side, Index chunk, Index gap, ToleranceKind kind) {
+// Directions of the families {f~(t + a)} of a side's functions, each of size 1; none where the function is 0.
+std::vector<Matrix> families_of(const LearningSide& side, Index chunk, Index gap, ToleranceKind kind) {
+  constexpr double kSmall = 1e-14;
   const Index first = (gap - 1) * chunk + 1, length = static_cast<Index>(side.values[0]->size());
   std::vector<Matrix> families;
-  for (std::size_t k = 1; k < side.sums.size(); ++k) {
-    const auto evaluate = [&](Index t, std::span<double> out) { side.sums[k]->evaluate(t, out); };
+  for (const ExponentialSum* sum : side.sums) {
+    const auto evaluate = [&](Index t, std::span<double> out) { sum->evaluate(t, out); };
     const auto family = left_vectors(weighted_family(first, std::max(first + 2 * chunk, length), chunk, kind, evaluate));
-    const double norm = family.singularValues().norm();
-    if (norm > 0) families.push_back(family.matrixV() * (family.singularValues() / norm).asDiagonal());
+    const Eigen::VectorXd& sizes = family.singularValues();
+    const double norm = sizes.norm();
+    const Index count = norm > 0 ? (sizes.array() > kSmall * norm).count() : 0;
+    families.push_back(family.matrixV().leftCols(count) * (sizes.head(count) / std::max(norm, 1e-300)).asDiagonal());
   }
   return families;
 }
@@ -104,27 +91,29 @@ bool is_zero(const std::vector<double>& values) {
   return std::all_of(values.begin(), values.end(), [](double v) { return v == 0; });
 }
 
-// Whether all forms of a side are within what is allowed; quick: at some distances only.
-bool within(const LearningSide& side, const std::vector<Side>& forms, Index gap, const std::vector<double>& allowed,
-            bool quick) {
+// Errors of a side's forms over what is allowed; quick: at some distances only.
+std::vector<double> excesses(const LearningSide& side, const std::vector<Side>& forms, Index gap,
+                             const std::vector<double>& allowed, bool quick) {
+  std::vector<double> all;
   for (std::size_t k = 0; k < forms.size(); ++k) {
-    if (!is_zero(*side.values[k]) && error_of(side, k, forms[k], gap, !quick) > allowed[k]) return false;
+    all.push_back(is_zero(*side.values[k]) ? 0 : error_of(side, k, forms[k], gap, !quick) / allowed[k]);
   }
-  return true;
+  return all;
+}
+double largest(const std::vector<double>& v) {
+  return *std::max_element(v.begin(), v.end());
 }
 
-// Forms of a side's functions on the states of all of them; empty where some error is above what is allowed. source: vectors
-// of the moments that states take; row: those that derivatives read.
+// Forms of a side's functions on the states of all of them. source: vectors of the moments that states take; row: those that
+// derivatives read.
 template <class T>
-std::vector<Side> joint_forms(const LearningSide& side, const Matrix& row, const Matrix& source, Index gap,
-                              const std::vector<double>& allowed) {
+std::vector<Side> joint_forms(const LearningSide& side, const Matrix& row, const Matrix& source, Index gap) {
   std::vector<Side> forms;
   for (std::size_t k = 0; k < side.sums.size(); ++k) {
     const States states = states_of(joint_sum(side.sums, k), source.rows(), gap);
     forms.push_back(side_on<T>(states, k == 0 ? side.own : row, source));
     if (is_zero(*side.values[k])) forms.back().out.setZero();
   }
-  if (!within(side, forms, gap, allowed, true) || !within(side, forms, gap, allowed, false)) forms.clear();
   return forms;
 }
 
@@ -157,7 +146,7 @@ std::vector<Side> shared_forms(const LearningSide& side, const Matrix& row, cons
     };
     bool all = true;
     for (std::size_t k = 1; all && k < side.sums.size(); ++k) all = at_once(k);
-    if (all && within(side, forms, gap, allowed, false)) return forms;
+    if (all && largest(excesses(side, forms, gap, allowed, false)) <= 1) return forms;
   } while (shared.grow());
   return {};
 }
@@ -210,30 +199,93 @@ LearningSide learning_side(const ToeplitzValues& m, const SideSums& sums, const 
   return side;
 }
 
-// Vectors of sources and of rows for each side, the most important first.
-std::pair<std::vector<Matrix>, std::vector<Matrix>> learning_vectors(const std::vector<LearningSide>& sides, bool two_sided,
-                                                                     Index chunk, Index gap, ToleranceKind kind) {
-  std::vector<Matrix> source, row;
-  const auto families = derivative_families(sides.front(), chunk, gap, kind);
-  if (!two_sided) {
-    row.push_back(extended(sides.front().own, families));
-    source.push_back(reversed(row[0]));
-    return {source, row};
+// Vectors of sources and of rows for each side: as many as asked for, those that lose least of all families together, each
+// counted by its weight.
+class LearningVectors {
+ public:
+  LearningVectors(const std::vector<LearningSide>& sides, bool two_sided, Index chunk, Index gap, ToleranceKind kind)
+      : two_sided_(two_sided), weights_(sides.front().sums.size(), 1.0) {
+    for (const LearningSide& s : sides) families_.push_back(families_of(s, chunk, gap, kind));
   }
-  const auto joined = [](const std::vector<Matrix>& p, const std::vector<Matrix>& q) {
-    std::vector<Matrix> all;
-    all.reserve(p.size() + q.size());
-    for (const Matrix& f : p) all.push_back(reversed(f));
-    all.insert(all.end(), q.begin(), q.end());
-    return all;
-  };
-  // States of either side meet moments of the other, which its own states need anyway.
-  const bool same = sides.size() == 1;
-  const auto above = same ? families : derivative_families(sides.back(), chunk, gap, kind);
-  source.push_back(extended(reversed(sides.front().own), joined(families, above)));
-  row.push_back(same ? source[0] : extended(reversed(sides.back().own), joined(above, families)));
-  if (!same) source.push_back(row[0]), row.push_back(source[0]);
-  return {source, row};
+
+  void choose(Index count) {
+    source_.clear(), row_.clear();
+    if (!two_sided_) {
+      row_.push_back(best(count, families_[0], {}));
+      source_.push_back(reversed(row_[0]));
+      return;
+    }
+    // States of either side meet moments of the other, which its own states need anyway. The mask's own family is needed as
+    // sources alone.
+    const std::vector<Matrix>& below = families_.front();
+    const std::vector<Matrix>& above = families_.back();
+    source_.push_back(best(count, above, below));
+    if (families_.size() == 1) {
+      row_.push_back(source_[0]);
+      return;
+    }
+    row_.push_back(best(count, below, above));
+    source_.push_back(row_[0]), row_.push_back(source_[0]);
+  }
+  // Of the k-th side.
+  const Matrix& source(std::size_t k) const { return source_[k]; }
+  const Matrix& row(std::size_t k) const { return row_[k]; }
+
+  void reset() { std::fill(weights_.begin(), weights_.end(), 1.0); }
+  // Counts what is above its tolerance more, and what is far below less.
+  void learn(const std::vector<double>& excess) {
+    for (std::size_t k = 0; k < weights_.size(); ++k) weights_[k] *= std::clamp(std::sqrt(excess[k]), 0.3, 3.0);
+  }
+
+ private:
+  // as_rows: families of functions as rows see them, without the mask's own where both are given; as_sources: seen by sources.
+  Matrix best(Index count, const std::vector<Matrix>& as_rows, const std::vector<Matrix>& as_sources) const {
+    std::vector<Matrix> parts;
+    for (std::size_t k = as_sources.empty() ? 0 : 1; k < as_rows.size(); ++k) parts.push_back(weights_[k] * as_rows[k]);
+    for (std::size_t k = 0; k < as_sources.size(); ++k) parts.push_back(weights_[k] * reversed(as_sources[k]));
+    Index columns = 0;
+    for (const Matrix& p : parts) columns += p.cols();
+    if (columns == 0 || count == 0) return Matrix(parts.front().rows(), 0);
+    Matrix all(parts.front().rows(), columns);
+    columns = 0;
+    for (const Matrix& p : parts) all.middleCols(columns, p.cols()) = p, columns += p.cols();
+    const Matrix vectors = left_vectors(all).matrixV();
+    return vectors.leftCols(std::min(count, vectors.cols()));
+  }
+
+  bool two_sided_;
+  std::vector<double> weights_;
+  std::vector<std::vector<Matrix>> families_;
+  std::vector<Matrix> source_, row_;
+};
+
+// Forms of all sides on `count` vectors; false where some error stays above what is allowed.
+template <class T>
+bool joint_forms_of(const std::vector<LearningSide>& sides, LearningVectors& vectors, Index count, Index gap,
+                    const std::vector<double>& allowed, std::vector<std::vector<Side>>& found) {
+  // Weights bring down an error that is a little too large, and no more.
+  constexpr double kHopeless = 2;
+  constexpr int kTries = 4;
+  vectors.reset();
+  for (int t = 0; t < kTries; ++t) {
+    vectors.choose(count);
+    found.clear();
+    std::vector<double> worst(allowed.size(), 0.0);
+    bool quick = true;
+    for (;;) {
+      for (std::size_t k = 0; k < sides.size(); ++k) {
+        if (quick) found.push_back(joint_forms<T>(sides[k], vectors.row(k), vectors.source(k), gap));
+        const std::vector<double> excess = excesses(sides[k], found[k], gap, allowed, quick);
+        for (std::size_t i = 0; i < worst.size(); ++i) worst[i] = std::max(worst[i], excess[i]);
+      }
+      if (largest(worst) > 1) break;
+      if (!quick) return true;
+      quick = false;
+    }
+    if (largest(worst) > kHopeless) return false;
+    vectors.learn(worst);
+  }
+  return false;
 }
 
 }  // namespace
@@ -257,27 +309,22 @@ bool derivative_form(const ToeplitzValues& m, const SideSums& sums, const std::v
   // The mask itself as its product was certified, of whatever kind its tolerance is.
   allowed[0] = std::max(least, basis.certificate.row.value_or(least));
 
-  const std::pair<std::vector<Matrix>, std::vector<Matrix>> vectors = learning_vectors(sides, two_sided, chunk, gap, kind);
-  const std::vector<Matrix>& source = vectors.first;
-  const std::vector<Matrix>& row = vectors.second;
-  Index fewest = 0, most = kMost;
+  LearningVectors vectors(sides, two_sided, chunk, gap, kind);
+  Index fewest = 0;
   for (const LearningSide& s : sides) fewest = std::max(fewest, s.own.cols());
-  for (const Matrix& v : source) most = std::min(most, v.cols());
-  for (Index count = fewest; count <= most; ++count) {
+  for (Index count = fewest; count <= std::min(kMost, chunk); ++count) {
     std::vector<std::vector<Side>> found;
+    if (!joint_forms_of<T>(sides, vectors, count, gap, allowed, found)) continue;
     for (std::size_t k = 0; k < sides.size(); ++k) {
-      const Matrix r = row[k].leftCols(count), s = source[k].leftCols(count);
-      std::vector<Side> forms = joint_forms<T>(sides[k], r, s, gap, allowed);
-      if (forms.empty()) break;
-      std::vector<Side> fewer = shared_forms<T>(sides[k], r, s, gap, allowed, forms[0].in.rows());
-      found.push_back(fewer.empty() ? std::move(forms) : std::move(fewer));
+      std::vector<Side> fewer =
+          shared_forms<T>(sides[k], vectors.row(k), vectors.source(k), gap, allowed, found[k][0].in.rows());
+      if (!fewer.empty()) found[k] = std::move(fewer);
     }
-    if (found.size() < sides.size()) continue;
     if (two_sided) {
       form.lower = stored_learning<T>(found.front(), Matrix(chunk, 0));
       form.rows_below = stored_learning<T>(found.back(), Matrix(chunk, 0));
     } else {
-      form.lower = stored_learning<T>(found.front(), row[0].leftCols(count));
+      form.lower = stored_learning<T>(found.front(), vectors.row(0));
     }
     return true;
   }

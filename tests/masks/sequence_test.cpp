@@ -472,8 +472,8 @@ TEST_CASE("exponentials: a derivative without a sum of exponentials is not searc
     const std::set<std::string> chunks = phases(mask, {.x = {x.data(), n, 1}});
     return phases(mask, {.x = {x.data(), n, 1}, .parameters = {p.data(), 3}}) == chunks;
   };
-  const GridMask<double> first({n}, hard, Distance::l1, forced<double>("exponentials", 1e-10));
-  const GridMask<double> anew({n}, easy, Distance::l1, forced<double>("exponentials", 1e-10));
+  const GridMask<double> first({n}, hard, Distance::l1, forced<double>("exponentials", 3e-12));
+  const GridMask<double> anew({n}, easy, Distance::l1, forced<double>("exponentials", 3e-12));
   CHECK_FALSE(fused(first));
   CHECK(fused(anew));
   // A step that could: told by the one before not to try.
