@@ -46,6 +46,10 @@ struct ChunkSide {
   Index reads = 0;
   std::vector<std::vector<double>> derivative_out;
   std::vector<T> derivative_row;  // [R, C]; empty: see rows_below
+  // Instead, where R = r and basis vectors are the terms c exp(-s |i - j|) themselves, real or (Re, Im) of a pair, term_turns 1
+  // at a pair's first: a parameter changes a term's entries Z by (value + slope |i - j|) Z, [P, R], complex as the pairs are.
+  std::vector<double> term_value, term_slope;
+  std::vector<unsigned char> term_turns;  // [R]
   // In the place of states, which then are none: far entries are constant over these, disjoint and rising; entries of other
   // chunks are 0 or exact tiles. R = 1, row and source are ones.
   std::vector<ChunkWindow<T>> windows;
@@ -98,8 +102,8 @@ struct ChunkedParameterGradient {
 // rows go over the chunks together. gradients.parameters is not used. learning: null, or the same mask on the same chunks with
 // derivatives; then the gradient of the near entries and that of the far ones by the sides' derivatives are added to
 // `parameters`. Cost, in products of 2 C m c flops a chunk, two sides, C = m = c: far 10 R where the product has 4 R, with
-// derivatives 2 (N - R) more for N moments; near 5 for the own chunk and 6 for every other tile where the product has 2.
-// Measured: 2.1 to 2.5 times the product's time, with derivatives 2.6 to 3.
+// derivatives 2 (N - R) more for N moments (none where they act on terms); near 5 for the own chunk and 6 for every other tile
+// where the product has 2. Measured: 2.1 to 2.5 times the product's time, with derivatives 2.3 to 2.9.
 template <class T, class B>
 void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToeplitz<T>* learning, const LowRankInputs<T, B>& in,
                           const LowRankCotangents<T, B>& cotangents, const LowRankGradients<T, B>& gradients,

@@ -55,6 +55,13 @@ bool derivative_form(const ToeplitzValues& values, const SideSums& sums, const s
                      const ChunkBasis<T>& basis, double tolerance, ToleranceKind kind, backend::ChunkedToeplitz<T>& form,
                      const SetUpWatch& watch = SetUpWatch());
 
+// The same where M's own states are the terms of its sums (few exponentials, as fitted) and every derivative is made of the
+// same terms and of them times the distance, as rates, frequencies and factors of exponentials have them: then a gradient's
+// pass needs nothing more for it. False, and nothing in `form`, otherwise. symmetric: as in ToeplitzValues.
+template <class T>
+bool term_form(bool symmetric, const SideSums& sums, const std::vector<ToeplitzDerivative>& derivatives,
+               const ChunkBasis<T>& basis, backend::ChunkedToeplitz<T>& form);
+
 // The number R that the far values of one side would need: their numerical rank over chunks at this tolerance, from a few
 // hundred places. An estimate (a few milliseconds), for choosing; values that are no short sum of anything smooth have rank
 // `chunk`. Above `most` it may be that of chunks of 32, as far away, which is known much sooner and is more than `most` too.

@@ -413,6 +413,7 @@ bool SequenceEngines<T>::find_derivatives(Kind kind, Learning& l, const SetUpWat
   }
   const Index reach = (width + chunk - 1) / chunk + 1;
   if (reach <= gap) {
+    if (kind == Kind::exponentials && term_form<T>(m.symmetric, {f.lower, f.upper}, derivatives, f.basis, l.form)) return true;
     return derivative_form<T>(m, {f.lower, f.upper}, derivatives, f.basis, tolerance_, options_.tolerance_kind, l.form, watch);
   }
   if (2 * reach * chunk >= length) return false;

@@ -290,6 +290,42 @@ void add_row_products(Index depth, PlainRows<T> a, Index rows, const T* weight, 
   });
 }
 
+// The same, and for every kind of weight K the sums over rows of K_r (what y_r gets, without its weight) . met_r, added to
+// sums[kind][.], to be summed over lanes. kinds: [4, stride]. Rows of met behind the last one are zeros.
+template <class T>
+void add_met_row_products(Index depth, PlainRows<T> a, Index rows, const T* HWY_RESTRICT weight, const T* HWY_RESTRICT last,
+                          const T* HWY_RESTRICT b, Index b_step, Index width, T* HWY_RESTRICT y, Index y_step, PlainRows<T> met,
+                          const T* HWY_RESTRICT kinds, Index stride, T* HWY_RESTRICT sums) {
+  constexpr int K = 4;
+  const Wide<T> d;
+  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    for (Index i = 0; i < rows;) {
+      i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
+        constexpr int R = height;
+        Accumulator<T, R, V> acc;
+        clear(acc);
+        multiply_rows<T, R, V>(depth, a.row(i), a.step, b + column, b_step, acc);
+        multiply_accumulate<T, R, V>(1, last + i, 1, 0, b + depth * b_step + column, 0, acc);
+        add_to_rows(acc, weight + i, y + i * y_step + column, y_step);
+        hn::Vec<Wide<T>> sum[K];
+#pragma GCC unroll 4
+        for (int k = 0; k < K; ++k) sum[k] = hn::Load(d, sums + k * kLanes<T>);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) {
+          const T* with = met.row(i + r) + column;
+          auto t = hn::Mul(acc.c[r][0], hn::LoadU(d, with));
+          if constexpr (V == 2) t = hn::MulAdd(acc.c[r][1], hn::LoadU(d, with + kLanes<T>), t);
+#pragma GCC unroll 4
+          for (int k = 0; k < K; ++k) sum[k] = hn::MulAdd(hn::Set(d, kinds[k * stride + i + r]), t, sum[k]);
+        }
+#pragma GCC unroll 4
+        for (int k = 0; k < K; ++k) hn::Store(sum[k], d, sums + k * kLanes<T>);
+      });
+    }
+  });
+}
+
 // n rows of x from `first`, each padded with zeros to `width`.
 template <class T>
 void copy_padded(MatrixView<const T, Cpu> x, Index first, Index n, Index width, T* HWY_RESTRICT y) {

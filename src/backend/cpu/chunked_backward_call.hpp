@@ -10,6 +10,7 @@
 
 #include "backend/chunked.hpp"
 #include "backend/cpu/chunk_stream.hpp"
+#include "backend/cpu/chunk_terms.hpp"
 #include "backend/cpu/chunked_call.hpp"
 
 namespace espalier::backend {
@@ -25,7 +26,8 @@ struct ChunkBackward {
   bool near, add;  // this sweep does the near tiles; it adds to what the gradients hold
   Index m, c, m_pad, c_pad, step;
   std::vector<NearTile> tiles, turned_tiles;
-  Index ahead;  // so many chunks on is what the thread of this one takes next
+  TermGradients<T>* terms;  // null: no derivatives by terms
+  Index ahead;              // so many chunks on is what the thread of this one takes next
 
   Index chunks() const { return (mask->length + mask->chunk - 1) / mask->chunk; }
   Index begin(Index chunk) const { return chunk * mask->chunk; }
@@ -40,7 +42,7 @@ template <class T>
 struct ChunkBackwardScratch {
   Index size = 0;
   Index plain_m, plain_c, weighted, factor;                           // moments; near tiles: rows of other chunks
-  Index x, b, y_bar, r_bar, ones, a_bar, b_bar, x_bar;                // rows of the own chunk, where not the caller's
+  Index x, a, b, y_bar, r_bar, ones, a_bar, b_bar, x_bar;             // rows of the own chunk, where not the caller's
   Index y_lanes, x_lanes, b_lanes, r_other, p, g, q, q_step, turned;  // near tiles; reads
 
   ChunkBackwardScratch(const TileGeometry& g_, const ChunkBackward<T>& call) {
@@ -50,6 +52,7 @@ struct ChunkBackwardScratch {
     weighted = take(chunk * g_.panel);
     factor = take(chunk);
     x = take(chunk * call.c_pad);
+    a = take(call.terms != nullptr ? chunk * call.m_pad : 0);
     b = take(chunk * call.m_pad);
     y_bar = take(chunk * call.c_pad);
     r_bar = take(chunk);

@@ -17,6 +17,7 @@
 #include "backend/elementwise.hpp"
 
 #include <algorithm>
+#include <optional>
 
 #include "backend/cpu/targets.hpp"
 #undef HWY_TARGET_INCLUDE
@@ -103,6 +104,19 @@ void close_gradient(const T* y, Index step, Index first, Index n, MatrixView<T, 
   for (Index i = 0; y != to.row(first) && i < n; ++i) std::copy_n(y + i * step, to.cols, to.row(first + i));
 }
 
+// One basis vector's sums of one chunk: product(kinds, sums) adds to sums [kKinds][lanes].
+template <class T, class F>
+void add_terms(TermGradients<T>& terms, bool upper, typename TermGradients<T>::Reader reader, Index chunk, Index p,
+               const F& product) {
+  constexpr Index kKinds = TermGradients<T>::kKinds;
+  HWY_ALIGN T sums[kKinds * kLanes<T>] = {};
+  product(terms.weights(upper, reader, p), sums);
+  double* to = terms.sums(upper, reader, chunk) + p * kKinds;
+  for (Index k = 0; k < kKinds; ++k) {
+    for (Index l = 0; l < kLanes<T>; ++l) to[k] += static_cast<double>(sums[k * kLanes<T> + l]);
+  }
+}
+
 // Everything that one chunk reads: source states (for its rows) and row states (for its sources); null: nothing far.
 template <class T>
 void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,
@@ -127,11 +141,25 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
     if (call.want_a) near_rows(call, at, chunk, !call.want_sources, own, scratch);
   }
   if (call.want_b) prefetch_rows<true>(call.b_bar, call.begin(next), coming);
+  const bool upper = !sweep.sources.upward;
+  using Terms = TermGradients<T>;
+  const bool row_terms = call.terms != nullptr && source_reads != nullptr && call.terms->wanted(upper);
+  const bool source_terms = call.terms != nullptr && row_reads != nullptr && call.terms->wanted(!upper);
+  PlainRows<T> own_a{};
+  if (row_terms) own_a = whole_rows(call.a, t0, n, call.m_pad, scratch + at.a);
+  if (row_terms && !call.r_bar) std::fill_n(scratch + at.r_bar, size, T(0));
   for (Index p = 0; call.want_a && source_reads != nullptr && p < sweep.sources.side->reads; ++p) {
     const T* states = source_reads + p * call.step;
     const T* weight = sweep.sources.side->row.data() + p * size;
     // Without y_bar only the states' last row counts.
     const Index depth = call.y_bar ? c : 0;
+    if (row_terms) {
+      add_terms<T>(*call.terms, upper, Terms::kRows, chunk, p, [&](const T* kinds, T* sums) {
+        add_met_row_products(depth, own.y_bar, n, weight, scratch + at.r_bar, call.y_bar ? states : states + c * call.m_pad,
+                             call.m_pad, call.m_pad, own.a_bar, own.a_step, own_a, kinds, call.terms->stride(), sums);
+      });
+      continue;
+    }
     add_row_products(depth, own.y_bar, n, weight, own.r_bar, call.y_bar ? states : states + c * call.m_pad, call.m_pad,
                      call.m_pad, own.a_bar, own.a_step);
   }
@@ -139,7 +167,12 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
   for (Index p = 0; call.want_sources && row_reads != nullptr && p < sweep.rows.side->reads; ++p) {
     const T* weight = sweep.rows.side->row.data() + p * size;
     const T* states = row_reads + p * call.step;
-    if (call.want_b) {
+    if (source_terms) {
+      add_terms<T>(*call.terms, !upper, Terms::kSources, chunk, p, [&](const T* kinds, T* sums) {
+        add_met_row_products(c, own.x, n, weight, scratch + at.ones, states, call.m_pad, call.m_pad, own.b_bar, own.b_step,
+                             own.b, kinds, call.terms->stride(), sums);
+      });
+    } else if (call.want_b) {
       add_row_products(c, own.x, n, weight, scratch + at.ones, states, call.m_pad, call.m_pad, own.b_bar, own.b_step);
     }
     if (call.want_x) {
@@ -431,6 +464,15 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
                           const LowRankCotangents<T, B>& cotangents, const LowRankGradients<T, B>& gradients,
                           ChunkedParameterGradient* parameters, const Context<B>& context) {
   const ChunkedToeplitz<T>& m = learning != nullptr ? *learning : product;
+  if (learning != nullptr && parameters != nullptr && TermGradients<T>::wanted(m) && (!gradients.a || !gradients.b)) {
+    // Terms are read off both.
+    const auto own = [&](const MatrixView<T, B>& g) { return Buffer<T, B>(g ? 0 : in.a.rows * in.a.cols, context); };
+    const Buffer<T, B> a = own(gradients.a), b = own(gradients.b);
+    LowRankGradients<T, B> both = gradients;
+    if (!both.a) both.a = {a.data(), in.a.rows, in.a.cols};
+    if (!both.b) both.b = {b.data(), in.a.rows, in.a.cols};
+    return chunked_low_rank_vjp<T, B>(product, learning, in, cotangents, both, parameters, context);
+  }
   const bool any = in.a.cols > 0 && (cotangents.y || cotangents.row_sum);
   for (const auto& out : {gradients.a, gradients.b, gradients.x}) {
     if (out && !any) fill(out, T(0), context);
@@ -459,6 +501,9 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
   call.m_pad = g.padded_lanes(g.padded_rows(call.m));
   call.c_pad = g.padded_lanes(g.padded_rows(call.c));
   call.step = (call.c + 1) * call.m_pad;
+  std::optional<TermGradients<T>> terms;
+  if (call.want_parameters && TermGradients<T>::wanted(m)) terms.emplace(m);
+  call.terms = terms ? &*terms : nullptr;
   call.near = true;
   call.ahead = std::min<Index>({call.chunks(), thread_count(context), kMaxWorkers});
   const Index n = call.chunks(), panel = far_features(call, context.scratch_bytes);
@@ -476,6 +521,7 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
     if (!whole) run_sweep(part, sweep(true, true), parameters, context);
     run_sweep(part, sweep(false, true), parameters, context);
   }
+  if (terms) terms->add_to(parameters->far);
 }
 
 #define ESPALIER_INSTANTIATE(T)                                                                                          \
