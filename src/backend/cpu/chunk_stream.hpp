@@ -17,8 +17,15 @@ namespace espalier::backend {
 template <class T>
 void run_scan(const ScanStep<T>& scan, Index from, Index to, T* moments, T* state);
 
-// A wave at a time: moments(t) of its chunks are filled; prepare; advance, in blocks of elements; read(t). With waves.kept > 1
-// these may belong to several waves, as WaveOrder has them.
+// Coefficients of the steps of one wave; each worker has its own.
+template <class T>
+struct ChunkSteps {
+  Index begin = 0;
+  std::vector<T> in, out;
+};
+
+// Of each wave: moments(t) of its chunks are filled; prepare; advance, in blocks of elements; read(t). Several waves may be
+// under way, as run_waves has them.
 // States take moments `gap` chunks late and leave what is read in their place. Windows keep moments for as long as they reach.
 template <class T>
 class ChunkStream {
@@ -31,13 +38,10 @@ class ChunkStream {
         basis_(basis),
         states_(basis > 0 ? sweep.side->states : 0),
         step_(step),
-        reads_(waves.wave * std::min<Index>(2, waves.kept)),
+        reads_(waves.wave * waves.kept),
         lag_(windowed() ? windows_.first : gap),
         ring_(waves.wave * waves.kept + (windowed() ? windows_.depth : gap)),
-        shared_(waves.kept > 1) {
-    in_.resize(static_cast<std::size_t>(windowed() ? 0 : waves.wave * states_ * basis));
-    out_.resize(in_.size());
-  }
+        shared_(waves.kept > 1) {}
 
   bool exists() const { return basis_ > 0; }
   bool windowed() const { return !windows_.windows->empty(); }
@@ -63,47 +67,48 @@ class ChunkStream {
   }
 
   // Coefficients of the steps to come, times [t0, t1).
-  void prepare(Index t0, Index t1) {
-    if (windowed()) return;
-    for (Index t = std::max(t0, lag_); exists() && t < t1; ++t) {
+  void prepare(Index t0, Index t1, ChunkSteps<T>& steps) const {
+    if (windowed() || !exists()) return;
+    steps.begin = t0;
+    steps.in.resize(static_cast<std::size_t>((t1 - t0) * states_ * basis_));
+    steps.out.resize(steps.in.size());
+    for (Index t = std::max(t0, lag_); t < t1; ++t) {
       const auto at = static_cast<std::size_t>((t - t0) * states_ * basis_);
-      sweep_->coefficients(t, in_.data() + at, out_.data() + at);
+      sweep_->coefficients(t, steps.in.data() + at, steps.out.data() + at);
     }
   }
-  // Steps [from, to) of the wave from t0 on, for elements [first, last); tasks of different elements are independent. rows,
-  // dots: with windows, see WindowSteps.
-  void advance(Index t0, Index from, Index to, Index first, Index last, const T* rows = nullptr, double* dots = nullptr) const {
+  // The times [from, to) of a wave, for elements [first, last); different elements are independent. rows, dots: with windows,
+  // see WindowSteps; rows of time `from` on.
+  void advance(const ChunkSteps<T>& steps, Index from, Index to, Index first, Index last, const T* rows = nullptr,
+               double* dots = nullptr) const {
     if (!exists()) return;
+    const Index begin = from;
     from = std::max(from, lag_);
     if (from >= to) return;
     if (windowed()) {
       run_windows<T>({&windows_, step_, ring_, ring_at_, state_at_, from, to, read_at_ + from % reads_ * step_,
-                      rows == nullptr ? rows : rows + (from - t0) * step_, dots},
+                      rows == nullptr ? rows : rows + (from - begin) * step_, dots},
                      first, last);
       return;
     }
-    if (shared_) fetch_states(first, last), fetch_moments(from - lag_, first, last);
     for (Index t = from; t < to; ++t) {
-      const Index at = (t - t0) * states_ * basis_;
-      if (shared_ && t + 1 < to) fetch_moments(t + 1 - lag_, first, last);
-      run_scan(sweep_->scan_step(step_, in_.data() + at, out_.data() + at, state_at_), first, last, moments(t - lag_),
+      const Index at = (t - steps.begin) * states_ * basis_;
+      run_scan(sweep_->scan_step(step_, steps.in.data() + at, steps.out.data() + at, state_at_), first, last, moments(t - lag_),
                state_at_);
+    }
+  }
+  // Asks for states, which another core has moved last.
+  void fetch(Index first, Index last) const {
+    if (!shared_ || windowed() || !exists()) return;
+    for (Index q = 0; q < states_; ++q) {
+      for (Index u = first; u < last; u += static_cast<Index>(64 / sizeof(T))) {
+        __builtin_prefetch(state_at_ + q * step_ + u, 1, 3);
+      }
     }
   }
 
  private:
   inline static const std::vector<ChunkWindow<T>> kNone{};
-
-  // Moments and states that another core wrote last come from its cache: all of them are asked for at once.
-  static void fetch(const T* from, Index count) {
-    for (Index i = 0; i < count; i += static_cast<Index>(64 / sizeof(T))) __builtin_prefetch(from + i, 1, 3);
-  }
-  void fetch_moments(Index t, Index first, Index last) const {
-    for (Index p = 0; p < basis_; ++p) fetch(moments(t) + p * step_ + first, last - first);
-  }
-  void fetch_states(Index first, Index last) const {
-    for (Index q = 0; q < states_; ++q) fetch(state_at_ + q * step_ + first, last - first);
-  }
 
   Index ring_elements() const { return align_elements<T>(ring_ * basis_ * step_); }
   Index state_elements() const {
@@ -119,7 +124,6 @@ class ChunkStream {
   T* ring_at_ = nullptr;
   T* state_at_ = nullptr;
   T* read_at_ = nullptr;
-  std::vector<T> in_, out_;  // of one wave
 };
 
 // Elements that windows keep for each element of a moment, in a sweep that keeps `kept` chunks' moments and reads at once.

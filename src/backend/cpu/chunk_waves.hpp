@@ -1,4 +1,4 @@
-// The order of a sweep's tasks over the chunks of a sequence, in waves of a few chunks.
+// A sweep over the chunks of a sequence in waves of a few chunks, each wave on one thread.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -7,74 +7,66 @@
 #include "backend/cpu/parallel.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <functional>
+#include <string_view>
 
 namespace espalier::backend {
 
-// Chunks of a wave, and of how many waves what goes from one to the next is kept at once. One thread takes a wave from its
-// moments to its rows; more threads work on three waves at once, so that none waits for another to end a phase.
+// Chunks of a wave, and of how many waves what goes from one to the next is kept at once.
 struct WaveLength {
   Index wave, kept;
 };
-// Together their moments stay in the cores' second caches.
+// A wave's moments stay in its core's second cache; threads have equally many waves, four or more where there are as many
+// chunks. One wave more is kept than threads work on, so that none waits for the slowest.
 inline WaveLength wave_length(Index moment_elements, Index chunks, Index workers, std::size_t element) {
   const Index in_cache = static_cast<Index>((384u << 10) / element) / std::max<Index>(1, moment_elements);
   const Index cached = std::clamp<Index>(in_cache, 1, 16);
-  return workers == 1 ? WaveLength{std::min(chunks, cached), 1}
-                      : WaveLength{std::min(chunks, std::max<Index>(workers, cached * workers / 3)), 3};
+  if (workers == 1) return {std::min(chunks, cached), 1};
+  const Index waves = std::max((chunks + cached - 1) / cached, 4 * workers), even = (waves + workers - 1) / workers * workers;
+  return {std::max<Index>(1, (chunks + even - 1) / even), workers + 1};
 }
-// No number of workers keeps more of anything.
+// No number of workers keeps more.
 inline Index most_kept_chunks(Index moment_elements, Index chunks, Index most_workers, std::size_t element) {
-  return 3 * wave_length(moment_elements, chunks, most_workers, element).wave;
+  return (most_workers + 1) * wave_length(moment_elements, chunks, 1, element).wave;
 }
 
-// The phases of one wave.
-enum class WavePhase {
-  prepare,  // one task: coefficients of its steps
-  moments,  // a task a chunk
-  advance,  // a task a block of elements: the scan
-  rows,     // a task a chunk: reads what the scan left
+// What a wave does, chunks [t0, t1) in time, with the memory of a worker: its moments; the scan through its chunks, one block
+// of elements after the other, each after the wave before; its rows. What is said about one place in memory that waves share
+// holds for all: wave w begins when wave w - kept has ended.
+struct WaveTasks {
+  std::function<void(Index t0, Index t1, int worker)> moments;
+  Index blocks;  // of the scan; 0: none
+  std::function<void(Index t0, Index t1, Index block, int worker)> advance;
+  std::function<void(Index t0, Index t1, int worker)> rows;
+  // After rows, in the order of waves; may be empty.
+  std::function<void(Index t0, Index t1, int worker)> gather;
 };
-
-// All phases of all waves in one order, for parallel_batches. What holds at any time, with several waves under way:
-//   prepare(w) begins after advance(w - 1) and rows(w - 2) have ended,
-//   advance(w) after prepare(w) and moments(w),   rows(w) after advance(w),
-//   moments(w) after rows(w - 3), advance(w - 2) and prepare(w - 1).
-class WaveOrder {
- public:
-  WaveOrder(Index chunks, WaveLength length) : chunks_(chunks), wave_(length.wave), ahead_(length.kept > 1) {}
-
-  struct Batch {
-    WavePhase phase;
-    Index begin, end;  // times of the wave's chunks; the same where there is nothing to do
-  };
-  Index batches() const { return 4 * (waves() + (ahead_ ? 2 : 0)); }
-  Batch batch(Index i) const {
-    const Step& step = steps()[static_cast<std::size_t>(i % 4)];
-    const Index wave = i / 4 - (ahead_ ? 2 : 0) + step.waves_ahead;
-    if (wave < 0 || wave >= waves()) return {step.phase, 0, 0};
-    return {step.phase, wave * wave_, std::min(chunks_, (wave + 1) * wave_)};
-  }
-  Index lag(Index i) const { return steps()[static_cast<std::size_t>(i % 4)].lag; }
-
- private:
-  struct Step {
-    WavePhase phase;
-    Index waves_ahead, lag;
-  };
-  // Between a phase and the one that needs it lies another phase's work, so that its last tasks are not waited for.
-  static constexpr std::array<Step, 4> kAhead{
-      {{WavePhase::prepare, 1, 2}, {WavePhase::rows, 0, 3}, {WavePhase::advance, 1, 2}, {WavePhase::moments, 2, 3}}};
-  static constexpr std::array<Step, 4> kOneByOne{
-      {{WavePhase::prepare, 0, 1}, {WavePhase::moments, 0, 1}, {WavePhase::advance, 0, 1}, {WavePhase::rows, 0, 1}}};
-
-  Index waves() const { return (chunks_ + wave_ - 1) / std::max<Index>(1, wave_); }
-  const std::array<Step, 4>& steps() const { return ahead_ ? kAhead : kOneByOne; }
-
-  Index chunks_, wave_;
-  bool ahead_;
-};
+inline void run_waves(const Context<Cpu>& context, Index chunks, WaveLength waves, const WaveTasks& tasks,
+                      std::string_view phase) {
+  // Of the blocks, of the places that waves take, of what is gathered.
+  const Index places = tasks.blocks, gathered = places + waves.kept;
+  Gates gates(gathered + 1);
+  parallel_in_order(
+      context, (chunks + waves.wave - 1) / waves.wave, gates,
+      [&](Index w, int worker) {
+        const Index t0 = w * waves.wave, t1 = std::min(chunks, t0 + waves.wave), place = places + w % waves.kept;
+        gates.wait(place, w - waves.kept + 1);
+        tasks.moments(t0, t1, worker);
+        for (Index block = 0; block < tasks.blocks; ++block) {
+          gates.wait(block, w);
+          tasks.advance(t0, t1, block, worker);
+          gates.open(block, w + 1);
+        }
+        tasks.rows(t0, t1, worker);
+        if (tasks.gather) {
+          gates.wait(gathered, w);
+          tasks.gather(t0, t1, worker);
+          gates.open(gathered, w + 1);
+        }
+        gates.open(place, w + 1);
+      },
+      phase);
+}
 
 }  // namespace espalier::backend

@@ -1,10 +1,10 @@
 // Products in chunk-basis form on the host.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A sweep goes over the chunks once, in waves of a few chunks (chunk_waves.hpp):
-//   moments   P_p = sum_b source_p(b) b_b x_bᵀ of every chunk of the wave          (tasks: chunks)
-//   advance   states take the moments of `gap` chunks ago, or windows theirs, U = what the rows read (tasks: elements)
-//   rows      near tiles, and y_a += sum_p row_p(a) a_aᵀ U_p                        (tasks: chunks)
+// A sweep goes over the chunks once, in waves of a few chunks, each on one thread (chunk_waves.hpp):
+//   moments   P_p = sum_b source_p(b) b_b x_bᵀ of every chunk of the wave
+//   advance   states take the moments of `gap` chunks ago, or windows theirs, U = what the rows read: after the wave before
+//   rows      near tiles, and y_a += sum_p row_p(a) a_aᵀ U_p
 // The lower side goes up and does the near tiles, then the upper side goes down and adds. Every number is computed the same way
 // whatever the length of a wave and the number of threads.
 #include "backend/chunked.hpp"
@@ -48,7 +48,7 @@ void chunk_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index c
   const PlainRows<T> b = plain_rows(call.b, j0, nj, s.m_pad, scratch + at.b_plain);
   T* weighted = scratch + at.x_weighted;
   // The next chunk of the sweep is asked for in as many parts as there are products to wait behind.
-  const Index next = sweep.upward ? chunk + call.ahead : chunk - call.ahead, coming = call.rows_or_none(next);
+  const Index next = sweep.upward ? chunk + 1 : chunk - 1, coming = call.rows_or_none(next);
   for (Index p = 0; p < basis; ++p) {
     const T* weight = sweep.side->source.data() + p * call.mask->chunk;
     T* to = moments + p * s.step;
@@ -167,7 +167,7 @@ void add_far(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const ChunkSc
   const MomentShape& s = call.shape;
   const Index ni = call.rows(chunk), size = call.mask->chunk, basis = sweep.side->basis;
   // The next chunk's rows are asked for in as many parts as there are products to wait behind.
-  const Index next = sweep.upward ? chunk + call.ahead : chunk - call.ahead, coming = call.rows_or_none(next);
+  const Index next = sweep.upward ? chunk + 1 : chunk - 1, coming = call.rows_or_none(next);
   const Index parts = (ni + kPanel<T> - 1) / kPanel<T> * basis;
   for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
     T* y = scratch + at.y + p * padded_rows(s.c) * kPanel<T>;
@@ -258,7 +258,7 @@ void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Conte
   const TileGeometry g = tile_geometry(sizeof(T));
   const Index n = sweep.chunks, step = call.shape.step, basis = sweep.side->basis;
   Context<Cpu> inner = context;
-  const Index workers = call.ahead;
+  const Index workers = std::min<Index>({n, thread_count(context), kMaxWorkers});
   inner.threads = static_cast<int>(workers);
   const WaveLength waves = wave_length(basis * step, n, workers, sizeof(T));
   const Index per_worker = ChunkScratch<T>(g, call.shape, call.mask->chunk, call.plain()).size;
@@ -266,33 +266,25 @@ void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Conte
   ChunkStream<T> stream(sweep, basis, step, call.mask->gap, waves);
   Buffer<T, Cpu> memory(scratch + stream.elements());
   stream.place(memory.data() + scratch);
-  const Index blocks = (step + kScanBlock - 1) / kScanBlock;
-  const WaveOrder order(n, waves);
-  const auto tasks = [&](Index batch) -> Index {
-    const auto [phase, t0, t1] = order.batch(batch);
-    if (t0 == t1 || phase == WavePhase::rows) return t1 - t0;
-    if (!sweep.far()) return 0;
-    if (phase == WavePhase::moments) return std::max<Index>(0, std::min(t1, n - stream.lag()) - t0);
-    return stream.lag() >= t1 ? 0 : phase == WavePhase::advance ? blocks : 1;
+  std::vector<ChunkSteps<T>> steps(static_cast<std::size_t>(workers));
+  const auto own = [&](int worker) { return memory.data() + worker * per_worker; };
+  WaveTasks tasks{};
+  tasks.blocks = sweep.far() ? (step + kScanBlock - 1) / kScanBlock : 0;
+  tasks.moments = [&](Index t0, Index t1, int worker) {
+    for (Index t = t0; t < (sweep.far() ? std::min(t1, n - stream.lag()) : t0); ++t) {
+      run_moments(call, sweep, sweep.chunk(t), own(worker), stream.moments(t));
+    }
+    if (sweep.far()) stream.prepare(t0, t1, steps[static_cast<std::size_t>(worker)]);
   };
-  parallel_batches(
-      inner, {order.batches(), tasks, [&](Index batch) { return order.lag(batch); }},
-      [&](Index batch, Index k, int worker) {
-        const auto [phase, t0, t1] = order.batch(batch);
-        T* own = memory.data() + worker * per_worker;
-        const Index t = t0 + k;
-        switch (phase) {
-          case WavePhase::prepare:
-            return stream.prepare(t0, t1);
-          case WavePhase::moments:
-            return run_moments(call, sweep, sweep.chunk(t), own, stream.moments(t));
-          case WavePhase::advance:
-            return stream.advance(t0, t0, t1, k * kScanBlock, std::min(step, (k + 1) * kScanBlock));
-          case WavePhase::rows:
-            return run_rows(call, sweep, sweep.chunk(t), stream.read(t), own);
-        }
-      },
-      "chunks");
+  tasks.advance = [&](Index t0, Index t1, Index block, int worker) {
+    const Index first = block * kScanBlock, last = std::min(step, first + kScanBlock);
+    stream.fetch(last, std::min(step, last + kScanBlock));
+    stream.advance(steps[static_cast<std::size_t>(worker)], t0, t1, first, last);
+  };
+  tasks.rows = [&](Index t0, Index t1, int worker) {
+    for (Index t = t0; t < t1; ++t) run_rows(call, sweep, sweep.chunk(t), stream.read(t), own(worker));
+  };
+  run_waves(inner, n, waves, tasks, "chunks");
 }
 
 // Features of one far sweep: all of them, unless windows then keep more than the scratch memory.
@@ -313,7 +305,6 @@ void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
   const ChunkedToeplitz<T>& m = *call.mask;
   if (m.length == 0) return;
   call.tiles = near_tiles(m);
-  call.ahead = std::min<Index>({call.chunks(), thread_count(context), kMaxWorkers});
   const MatrixView<const T, Cpu> x = call.x;
   const MatrixView<T, Cpu> y = call.y;
   const ChunkSide<T> none;

@@ -94,7 +94,7 @@ struct BackwardPlan {
   ChunkStream<T> sources, rows;
   Index per_worker, derivative_ring, near, size;  // offsets; scratch is at 0
 
-  BackwardPlan(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep) {
+  BackwardPlan(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, int threads) {
     const ChunkSide<T>& side = *sweep.sources.side;
     if (call.want_parameters && side.basis > 0) {
       derivatives = static_cast<Index>(side.windows.empty() ? side.derivative_out.size() : side.windows.size());
@@ -104,24 +104,25 @@ struct BackwardPlan {
     const Index source_basis = derivatives > 0 || call.want_a ? side.basis : 0;
     const Index row_basis = call.want_sources ? sweep.rows.side->basis : 0;
     const Index n = call.chunks(), per_chunk = (source_basis + row_basis + derivative_basis) * call.step;
-    workers = call.ahead;
+    workers = std::min<Index>({n, threads, kMaxWorkers});
     waves = wave_length(per_chunk, n, workers, sizeof(T));
     // Each chunk of a wave gathers near entries of its own: 8 MiB of them, or one chunk a worker.
     const Index gathered = (Index{8} << 20) / static_cast<Index>(sizeof(T)) / std::max<Index>(1, call.near_size());
-    if (call.near && call.want_parameters) waves.wave = std::min(waves.wave, std::max(workers, gathered / 2));
+    if (call.near && call.want_parameters) waves.wave = std::clamp<Index>(gathered / workers, 1, waves.wave);
     blocks = (call.step + kScanBlock - 1) / kScanBlock;
     sources = ChunkStream<T>(sweep.sources, source_basis, call.step, call.mask->gap, waves);
     rows = ChunkStream<T>(sweep.rows, row_basis, call.step, call.mask->gap, waves);
     per_worker = ChunkBackwardScratch<T>(tile_geometry(sizeof(T)), call).size;
     derivative_ring = align_elements<T>(workers * per_worker) + sources.elements() + rows.elements();
-    near = derivative_ring + align_elements<T>(two_waves() * derivative_basis * call.step);
-    size = near + align_elements<T>(call.near && call.want_parameters ? two_waves() * call.near_size() : 0);
+    near = derivative_ring + align_elements<T>(waves.kept * waves.wave * derivative_basis * call.step);
+    size = near + align_elements<T>(call.near && call.want_parameters ? workers * waves.wave * call.near_size() : 0);
   }
-  // Moments of rows are made, and near entries gathered, while the same is done for the wave before.
-  Index two_waves() const { return 2 * waves.wave; }
-  // Where the chunk of time t has them.
-  Index derivative_moments(Index t, Index step) const { return derivative_ring + t % two_waves() * derivative_basis * step; }
-  Index near_entries(Index t, Index near_size) const { return near + t % two_waves() * near_size; }
+  // Moments of rows of the chunk of time t that no stream brings.
+  Index derivative_moments(Index t, Index step) const {
+    return derivative_ring + t % (waves.kept * waves.wave) * derivative_basis * step;
+  }
+  // What the k-th chunk of a worker's wave gathers.
+  Index near_entries(int worker, Index k, Index near_size) const { return near + (worker * waves.wave + k) * near_size; }
   // Whether the stream's moments of time t of n are wanted: by chunks to come, or by states of the other stream.
   bool wanted(const ChunkStream<T>& stream, Index t, Index n) const {
     return stream.exists() && (t + stream.lag() < n || (both && t >= stream.lag()));

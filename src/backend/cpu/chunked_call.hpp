@@ -61,7 +61,6 @@ struct ChunkCall {
   VectorView<T, Cpu> row_sum;
   MomentShape shape;
   std::vector<NearTile> tiles;
-  Index ahead = 1;  // so many chunks on is what the thread of this one takes next
 
   bool plain() const { return !a; }
   Index chunks() const { return (mask->length + mask->chunk - 1) / mask->chunk; }

@@ -55,7 +55,7 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
   const PlainRows<T> v = value ? plain_rows(value, t0, n, call.c_pad, scratch + at.plain_c) : PlainRows<T>{};
   // A panel of columns stays in the first cache for all vectors of the basis. A chunk to come (with near tiles: the next one
   // that none has touched) is asked for in as many parts as there are products to wait behind.
-  const Index ahead = call.ahead + (call.near ? call.mask->gap - 1 : 0), next = upward ? chunk + ahead : chunk - ahead;
+  const Index ahead = call.near ? call.mask->gap : 1, next = upward ? chunk + ahead : chunk - ahead;
   const Index coming = call.rows_or_none(next);
   const Index parts = (call.m_pad + kPanel<T> - 1) / kPanel<T> * basis;
   Index asked = 0, part = 0;
@@ -134,7 +134,7 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
   if (call.want_b) own.b_bar = open_gradient(call.b_bar, t0, n, call.m_pad, scratch + at.b_bar, own.b_step);
   if (call.want_x) own.x_bar = open_gradient(call.x_bar, t0, n, call.c_pad, scratch + at.x_bar, own.x_step);
   // The next chunk's gradients are asked for, and wait behind this one's products.
-  const Index next = sweep.sources.upward ? chunk + call.ahead : chunk - call.ahead, coming = call.rows_or_none(next);
+  const Index next = sweep.sources.upward ? chunk + 1 : chunk - 1, coming = call.rows_or_none(next);
   if (call.want_a) prefetch_rows<true>(call.a_bar, call.begin(next), coming);
   if (call.near) {
     if (call.want_sources) near_sources(call, at, chunk, own, near_bar, scratch);
@@ -286,53 +286,51 @@ class BackwardSweepRun {
         parameters_(parameters),
         plan_(plan),
         memory_(plan.size),
-        far_(static_cast<std::size_t>(plan.blocks * plan.derivatives), 0.0) {
+        far_(static_cast<std::size_t>(plan.blocks * plan.derivatives), 0.0),
+        steps_(static_cast<std::size_t>(plan.workers)) {
     plan_.place(memory_.data());
   }
 
   void run(const Context<Cpu>& context) {
-    const WaveOrder order(call_.chunks(), plan_.waves);
-    const auto tasks = [&](Index batch) -> Index {
-      const auto [phase, t0, t1] = order.batch(batch);
-      if (t0 == t1) return 0;
-      if (phase == WavePhase::prepare) return 1;
-      if (phase != WavePhase::advance) return t1 - t0;
-      return plan_.sources.exists() || plan_.rows.exists() ? plan_.blocks : 0;
+    WaveTasks tasks{};
+    tasks.blocks = plan_.sources.exists() || plan_.rows.exists() ? plan_.blocks : 0;
+    tasks.moments = [&](Index t0, Index t1, int worker) {
+      for (Index t = t0; t < t1; ++t) moments(t, scratch(worker));
+      own(worker).prepare(sweep_, plan_, t0, t1);
     };
-    parallel_batches(
-        context, {order.batches(), tasks, [&](Index batch) { return order.lag(batch); }},
-        [&](Index batch, Index k, int worker) {
-          const auto [phase, t0, t1] = order.batch(batch);
-          T* scratch = memory_.data() + worker * plan_.per_worker;
-          switch (phase) {
-            case WavePhase::prepare:
-              return prepare(t0, t1);
-            case WavePhase::moments:
-              return moments(t0 + k, scratch);
-            case WavePhase::advance:
-              return advance(t0, t1, k);
-            case WavePhase::rows:
-              return reads(t0 + k, scratch);
-          }
-        },
-        "chunks, backward");
-    gather_near(call_.chunks());
+    tasks.advance = [&](Index t0, Index t1, Index block, int worker) { advance(t0, t1, block, own(worker)); };
+    tasks.rows = [&](Index t0, Index t1, int worker) {
+      for (Index t = t0; t < t1; ++t) reads(t, near_wanted() ? near_entries(worker, t - t0) : nullptr, scratch(worker));
+    };
+    if (near_wanted()) {
+      tasks.gather = [&](Index t0, Index t1, int worker) {
+        for (Index t = t0; t < t1; ++t) gather_near(near_entries(worker, t - t0));
+      };
+    }
+    run_waves(context, call_.chunks(), plan_.waves, tasks, "chunks, backward");
     gather_far();
   }
 
  private:
-  bool near_wanted() const { return call_.near && call_.want_parameters; }
+  // Coefficients of a worker's wave.
+  struct Steps {
+    ChunkSteps<T> sources, rows;
+    DerivativeSteps<T> below, above;
 
-  void prepare(Index t0, Index t1) {
-    // rows(w - 2) has ended, and its place is taken next.
-    gather_near(t0 - plan_.waves.wave);
-    plan_.sources.prepare(t0, t1);
-    plan_.rows.prepare(t0, t1);
-    const Index from = std::max(t0, plan_.sources.lag());
-    const bool steps = plan_.derivatives > 0 && !plan_.sources.windowed();
-    below_ = DerivativeSteps<T>(sweep_.sources, plan_.sources, steps ? plan_.derivatives : 0, from, t1);
-    above_ = DerivativeSteps<T>(sweep_.rows, plan_.rows, plan_.both ? plan_.derivatives : 0, from, t1);
-  }
+    void prepare(const ChunkBackwardSweep<T>& sweep, const BackwardPlan<T>& plan, Index t0, Index t1) {
+      plan.sources.prepare(t0, t1, sources);
+      plan.rows.prepare(t0, t1, rows);
+      const Index from = std::max(t0, plan.sources.lag());
+      const bool steps = plan.derivatives > 0 && !plan.sources.windowed();
+      below = DerivativeSteps<T>(sweep.sources, plan.sources, steps ? plan.derivatives : 0, from, t1);
+      above = DerivativeSteps<T>(sweep.rows, plan.rows, plan.both ? plan.derivatives : 0, from, t1);
+    }
+  };
+
+  bool near_wanted() const { return call_.near && call_.want_parameters; }
+  T* scratch(int worker) { return memory_.data() + worker * plan_.per_worker; }
+  T* near_entries(int worker, Index k) { return memory_.data() + plan_.near_entries(worker, k, call_.near_size()); }
+  Steps& own(int worker) { return steps_[static_cast<std::size_t>(worker)]; }
 
   void moments(Index t, T* scratch) {
     const Index n = call_.chunks(), chunk = sweep_.sources.chunk(t);
@@ -352,47 +350,41 @@ class BackwardSweepRun {
   }
 
   // The streams of the wave [t0, t1), and the gradients of far parameters, for one block of elements.
-  void advance(Index t0, Index t1, Index block) {
+  void advance(Index t0, Index t1, Index block, const Steps& steps) {
     const Index first = block * kScanBlock, last = std::min(call_.step, first + kScanBlock);
     double* sums = far_.data() + block * plan_.derivatives;
+    plan_.rows.fetch(last, std::min(call_.step, last + kScanBlock));
+    plan_.sources.fetch(last, std::min(call_.step, last + kScanBlock));
     const bool windows = plan_.derivatives > 0 && plan_.sources.windowed();
     if (plan_.derivatives == 0 || windows) {
-      plan_.rows.advance(t0, t0, t1, first, last);
+      plan_.rows.advance(steps.rows, t0, t1, first, last);
       const T* met = windows ? memory_.data() + plan_.derivative_moments(t0, call_.step) : nullptr;
-      plan_.sources.advance(t0, t0, t1, first, last, met, sums);
+      plan_.sources.advance(steps.sources, t0, t1, first, last, met, sums);
       return;
     }
     std::vector<T> dots;
     for (Index t = t0; t < t1; ++t) {
-      plan_.rows.advance(t0, t, t + 1, first, last);
-      plan_.sources.advance(t0, t, t + 1, first, last);
+      plan_.rows.advance(steps.rows, t, t + 1, first, last);
+      plan_.sources.advance(steps.sources, t, t + 1, first, last);
       if (t < plan_.sources.lag()) continue;
       const T* met = plan_.both ? plan_.rows.moments(t) : memory_.data() + plan_.derivative_moments(t, call_.step);
-      below_.add(t, call_.step, first, last, met, plan_.sources.state(), dots, sums);
+      steps.below.add(t, call_.step, first, last, met, plan_.sources.state(), dots, sums);
       if (plan_.both) {
-        above_.add(t, call_.step, first, last, plan_.sources.moments(t), plan_.rows.state(), dots, sums);
+        steps.above.add(t, call_.step, first, last, plan_.sources.moments(t), plan_.rows.state(), dots, sums);
       }
     }
   }
 
-  void reads(Index t, T* scratch) {
-    T* near = nullptr;
-    if (near_wanted()) {
-      near = memory_.data() + plan_.near_entries(t, call_.near_size());
-      std::fill_n(near, call_.near_size(), T(0));
-    }
+  void reads(Index t, T* near, T* scratch) {
+    if (near != nullptr) std::fill_n(near, call_.near_size(), T(0));
     run_reads(call_, sweep_, sweep_.sources.chunk(t), call_.want_a ? plan_.sources.read(t) : nullptr, plan_.rows.read(t), near,
               scratch);
   }
 
-  // Adds what the chunks up to time `end` gathered for near entries, by offsets of the transposed mask.
-  void gather_near(Index end) {
-    if (!near_wanted()) return;
-    for (; gathered_ < end; ++gathered_) {
-      const T* part = memory_.data() + plan_.near_entries(gathered_, call_.near_size());
-      for (Index o = 0; o < call_.near_size(); ++o) {
-        parameters_->near[static_cast<std::size_t>(transposed_near(*call_.turned, o))] += static_cast<double>(part[o]);
-      }
+  // By offsets of the transposed mask.
+  void gather_near(const T* part) {
+    for (Index o = 0; o < call_.near_size(); ++o) {
+      parameters_->near[static_cast<std::size_t>(transposed_near(*call_.turned, o))] += static_cast<double>(part[o]);
     }
   }
 
@@ -412,15 +404,14 @@ class BackwardSweepRun {
   BackwardPlan<T>& plan_;
   Buffer<T, Cpu> memory_;
   std::vector<double> far_;
-  DerivativeSteps<T> below_, above_;  // of the wave that advances
-  Index gathered_ = 0;
+  std::vector<Steps> steps_;
 };
 
 template <class T>
 void run_sweep(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, ChunkedParameterGradient* parameters,
                const Context<Cpu>& context) {
   Context<Cpu> inner = context;
-  BackwardPlan<T> plan(call, sweep);
+  BackwardPlan<T> plan(call, sweep, thread_count(context));
   inner.threads = static_cast<int>(plan.workers);
   BackwardSweepRun<T>(call, sweep, parameters, plan).run(inner);
 }
@@ -505,7 +496,6 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
   if (call.want_parameters && TermGradients<T>::wanted(m)) terms.emplace(m);
   call.terms = terms ? &*terms : nullptr;
   call.near = true;
-  call.ahead = std::min<Index>({call.chunks(), thread_count(context), kMaxWorkers});
   const Index n = call.chunks(), panel = far_features(call, context.scratch_bytes);
   const bool whole = panel == call.m;
   const ChunkSide<T> none;

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <deque>
 #include <exception>
 #include <functional>
 #include <mutex>
@@ -100,89 +99,40 @@ void on_threads(int threads, const std::function<void(int)>& work, const std::fu
   if (error) std::rethrow_exception(error);
 }
 
-// Hands out tasks of batches in order.
-class BatchQueue {
- public:
-  explicit BatchQueue(const BatchOrder& order) : order_(order) {
-    open_.push_back(0);
-    if (order.batches > 0) size_ = open_.front() = order.tasks(0);
-    skip_ended();
-  }
-
-  struct Task {
-    Index batch = -1, index = 0;  // batch < 0: no more
-  };
-  // The next task, when it may begin.
-  Task take() {
-    for (;;) {
-      const std::uint32_t seen = changes_.load(std::memory_order_acquire);
-      {
-        const std::lock_guard lock(mutex_);
-        if (stopped_ || batch_ >= order_.batches) return {};
-        if (batch_ - order_.lag(batch_) < ended_) {
-          const Task task{batch_, given_++};
-          skip_ended();
-          return task;
-        }
-      }
-      wait(seen);
-    }
-  }
-  // Returns the number of leading batches that have ended.
-  Index finish(Index batch) {
-    const std::lock_guard lock(mutex_);
-    --open_[static_cast<std::size_t>(batch - ended_)];
-    skip_ended();
-    return ended_;
-  }
-  void stop() {
-    const std::lock_guard lock(mutex_);
-    stopped_ = true;
-    change();
-  }
-
- private:
-  // Goes on to the next batch with tasks left, and forgets leading ones that have ended.
-  void skip_ended() {
-    const Index batch = batch_, ended = ended_;
-    while (batch_ < order_.batches && given_ == size_) {
-      ++batch_;
-      given_ = 0;
-      size_ = batch_ < order_.batches ? order_.tasks(batch_) : 0;
-      open_.push_back(size_);
-      forget_ended();
-    }
-    forget_ended();
-    if (batch_ != batch || ended_ != ended) change();
-  }
-  void forget_ended() {
-    for (; ended_ < batch_ && open_.front() == 0; ++ended_) open_.pop_front();
-  }
-  void change() {
-    changes_.fetch_add(1, std::memory_order_release);
-    changes_.notify_all();
-  }
-  void wait(std::uint32_t seen) const {
-    for (int k = 0; k < 4000; ++k) {
-      if (changes_.load(std::memory_order_acquire) != seen) return;
-      pause();
-    }
-    changes_.wait(seen, std::memory_order_acquire);
-  }
-
-  const BatchOrder& order_;
-  std::mutex mutex_;
-  std::atomic<std::uint32_t> changes_{0};
-  bool stopped_ = false;
-  Index batch_ = 0, given_ = 0, size_ = 0;  // the next task's batch, how many of its tasks are given out, how many it has
-  Index ended_ = 0;                         // batches before this one have ended
-  std::deque<Index> open_;                  // of batches ended_ .. batch_: tasks that have not ended
-};
-
 }  // namespace
 
-void parallel_for(const Context<Cpu>& context, Index tasks, const std::function<void(Index, int)>& task,
-                  std::string_view phase) {
+void Gates::wait(Index gate, Index number) {
+  const std::atomic<Index>& reached = reached_[static_cast<std::size_t>(gate)].number;
+  const auto over = [&] { return reached.load() >= number || failed_.load(); };
+  // Most waits are for what another thread is about to do.
+  for (int k = 0; k < 4000 && !over(); ++k) pause();
+  if (!over()) {
+    std::unique_lock lock(mutex_);
+    // Whoever opens a gate after this sees that somebody waits; whatever was opened before is seen by over().
+    waiting_.fetch_add(1);
+    changed_.wait(lock, over);
+    waiting_.fetch_sub(1);
+  }
+  if (failed_.load()) throw Cancelled();
+}
+
+void Gates::open(Index gate, Index number) {
+  reached_[static_cast<std::size_t>(gate)].number.store(number);
+  if (waiting_.load() == 0) return;
+  { const std::lock_guard lock(mutex_); }
+  changed_.notify_all();
+}
+
+void Gates::fail() {
+  failed_.store(true);
+  { const std::lock_guard lock(mutex_); }
+  changed_.notify_all();
+}
+
+namespace {
+
+void run_tasks(const Context<Cpu>& context, Index tasks, const std::function<void(Index, int)>& task, std::string_view phase,
+               const std::function<void()>& failed) {
   if (tasks <= 0) return;
   std::atomic<Index> next{0};
   std::atomic<bool> stop{false};
@@ -197,24 +147,22 @@ void parallel_for(const Context<Cpu>& context, Index tasks, const std::function<
       }
     }
   };
-  on_threads(static_cast<int>(std::min<Index>(thread_count(context), tasks)), work,
-             [&] { stop.store(true, std::memory_order_relaxed); });
+  on_threads(static_cast<int>(std::min<Index>(thread_count(context), tasks)), work, [&] {
+    stop.store(true, std::memory_order_relaxed);
+    failed();
+  });
 }
 
-void parallel_batches(const Context<Cpu>& context, const BatchOrder& order, const std::function<void(Index, Index, int)>& task,
-                      std::string_view phase) {
-  BatchQueue queue(order);
-  const auto work = [&](int worker) {
-    for (BatchQueue::Task t = queue.take(); t.batch >= 0; t = queue.take()) {
-      check_cancelled(context);
-      task(t.batch, t.index, worker);
-      const Index ended = queue.finish(t.batch);
-      if (worker == 0 && !phase.empty() && context.progress != nullptr && context.progress->callback) {
-        context.progress->callback(phase, static_cast<double>(ended) / static_cast<double>(order.batches));
-      }
-    }
-  };
-  on_threads(thread_count(context), work, [&] { queue.stop(); });
+}  // namespace
+
+void parallel_for(const Context<Cpu>& context, Index tasks, const std::function<void(Index, int)>& task,
+                  std::string_view phase) {
+  run_tasks(context, tasks, task, phase, [] {});
+}
+
+void parallel_in_order(const Context<Cpu>& context, Index tasks, Gates& gates, const std::function<void(Index, int)>& task,
+                       std::string_view phase) {
+  run_tasks(context, tasks, task, phase, [&] { gates.fail(); });
 }
 
 }  // namespace espalier::backend

@@ -5,9 +5,14 @@
 #include <espalier/core/backend.hpp>
 #include <espalier/core/context.hpp>
 
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <string_view>
+#include <vector>
 
 namespace espalier::backend {
 
@@ -34,19 +39,36 @@ int thread_count(const Context<Cpu>& context);
 void parallel_for(const Context<Cpu>& context, Index tasks, const std::function<void(Index task, int worker)>& task,
                   std::string_view phase = {});
 
-// Batches of tasks, begun in the order of their numbers on the same threads from beginning to end: what a scan along a sequence
-// needs, whose phases are too small to wake and gather threads for each.
-struct BatchOrder {
-  Index batches;
-  // Tasks of a batch; may be 0.
-  std::function<Index(Index batch)> tasks;
-  // Tasks of `batch` begin when batches 0 .. batch - lag have ended; lag >= 1. With more than 1, threads that are done with a
-  // batch go on with the next while others still work.
-  std::function<Index(Index batch)> lag;
+// Where tasks that run at the same time wait for one another: numbers that rise.
+class Gates {
+ public:
+  explicit Gates(Index count) : reached_(static_cast<std::size_t>(count)) {}
+  Gates(const Gates&) = delete;
+  Gates& operator=(const Gates&) = delete;
+
+  // Until open() has been called for this gate with `number` or more. Throws where another task has failed.
+  void wait(Index gate, Index number);
+  // One task at a time, with rising numbers.
+  void open(Index gate, Index number);
+  // Nothing more will be opened: whoever waits throws.
+  void fail();
+
+ private:
+  struct alignas(64) Gate {
+    std::atomic<Index> number{0};
+  };
+  std::vector<Gate> reached_;
+  std::atomic<bool> failed_{false};
+  std::atomic<int> waiting_{0};
+  std::mutex mutex_;
+  std::condition_variable changed_;
 };
-// As parallel_for, for task(batch, i, worker). Progress counts batches.
-void parallel_batches(const Context<Cpu>& context, const BatchOrder& order,
-                      const std::function<void(Index batch, Index task, int worker)>& task, std::string_view phase = {});
+
+// As parallel_for, for tasks that begin in the order of their numbers and of which later ones may wait at gates for earlier
+// ones (never the other way round): a scan along a sequence whose stretches are tasks, all on one set of threads. Threads need
+// not all come: whatever a task waits for has begun before it.
+void parallel_in_order(const Context<Cpu>& context, Index tasks, Gates& gates,
+                       const std::function<void(Index task, int worker)>& task, std::string_view phase = {});
 
 // Throws Cancelled when the caller asked for a stop. For long loops outside parallel_for.
 void check_cancelled(const Context<Cpu>& context);
