@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Derivatives are read off the states of the mask and as few more as are within the tolerance, each by a matrix of its own in
-// the place of `out`. Rows and sources have basis vectors of their own: first those whose moments the gradients by a, b
-// and x need anyway, then as many more as the derivatives need.
+// the place of `out`. Moments are taken on as few vectors as serve the mask and all derivatives: those that lose least of all
+// their families together. Rows read on the mask's own.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -96,7 +96,8 @@ std::vector<double> excesses(const LearningSide& side, const std::vector<Side>& 
                              const std::vector<double>& allowed, bool quick) {
   std::vector<double> all;
   for (std::size_t k = 0; k < forms.size(); ++k) {
-    all.push_back(is_zero(*side.values[k]) ? 0 : error_of(side, k, forms[k], gap, !quick) / allowed[k]);
+    const double excess = is_zero(*side.values[k]) ? 0 : error_of(side, k, forms[k], gap, !quick) / allowed[k];
+    all.push_back(std::isnan(excess) ? std::numeric_limits<double>::infinity() : excess);
   }
   return all;
 }

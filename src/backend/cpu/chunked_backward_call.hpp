@@ -27,7 +27,6 @@ struct ChunkBackward {
   Index m, c, m_pad, c_pad, step;
   std::vector<NearTile> tiles, turned_tiles;
   TermGradients<T>* terms;  // null: no derivatives by terms
-  Index ahead;              // so many chunks on is what the thread of this one takes next
 
   Index chunks() const { return (mask->length + mask->chunk - 1) / mask->chunk; }
   Index begin(Index chunk) const { return chunk * mask->chunk; }
