@@ -436,7 +436,8 @@ OffsetTrain<T> offset_train(const std::vector<Index>& sizes, const std::vector<d
   if (result.met) {
     result.reason = std::to_string(result.terms) + (result.terms == 1 ? " product" : " products") + " of tables by axis";
   } else {
-    result.reason = limit.empty()
+    result.too_fine = limit.empty();
+    result.reason = result.too_fine
                         ? "the tolerance is below what " + std::to_string(result.terms) + " products of rounded tables reach"
                         : limit;
   }

@@ -19,6 +19,7 @@ struct OffsetTrain {
   std::vector<backend::TrainAxis<T>> axes;  // second longest first, longest last; axes of one point left out
   Certificate certificate;                  // of the tables as stored
   bool met = false;                         // within the tolerance
+  bool too_fine = false;                    // not met: rounding the tables alone is more than the tolerance
   Index terms = 0;                          // the largest number of terms between two axes
   double amplification = 1;                 // max over rows of the sum of |products|, over that of |M|
   double largest = 0;                       // of |M|
