@@ -87,7 +87,7 @@ TEST_CASE_TEMPLATE("exponentials: gradients of 4,096 tokens match dense ones", T
 // Rates, frequencies and factors of exponentials act on the mask's own terms: their gradients come from what gradients by a and
 // b read. Whatever is asked for beside them, with whichever cotangents, of any width, and the same bits on two threads.
 TEST_CASE("exponentials: gradients of a mask's own terms, whatever else is wanted") {
-  const Index n = 1500, m = 5;
+  const Index n = 700, m = 5;
   const std::vector<Named> own = {{"exp(-x/200)", Exponential{1 / 200.0, 0.5}},
                                   {"exp(-x/2)", Exponential{0.5}},
                                   {"exp(-1e-6 x)", Exponential{1e-6, -3}},
