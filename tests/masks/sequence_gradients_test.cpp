@@ -111,6 +111,7 @@ TEST_CASE("exponentials: gradients of a mask's own terms, whatever else is wante
         const auto parameter_count = static_cast<Index>(mask.parameters().size());
         // Which gradients, and which cotangents: bits 0 to 2 for a, b, x, 3 for y_bar, 4 for r_bar.
         for (const unsigned wanted : {31U, 24U, 8U, 16U, 26U, 25U, 12U}) {
+          if (c > 100 && wanted != 31U && wanted != 24U) continue;
           const auto gradient = [&](const GridMask<double>& of, int threads) {
             std::vector<double> bar(static_cast<std::size_t>(parameter_count)), ab(static_cast<std::size_t>(n * m)), bb(ab),
                 xb(static_cast<std::size_t>(n * c));
