@@ -225,3 +225,38 @@ TEST_CASE("fits end when told to: while f is looked at, in the search, and insid
     CHECK(run.y == other.y);
   }
 }
+
+// Threads of a sequence's sweep wait for one another: a stop must reach those that wait.
+TEST_CASE("a stop ends products and gradients between chunks on two threads, and the next call is whole") {
+  const Index n = 20000, m = 8;
+  GridOptions options;
+  options.engine = "exponentials";
+  options.tolerance = 1e-5;
+  const GridMask<float> mask({n}, Exponential{.rate = 0.01}, Distance::l1, options);
+  const std::vector<float> x(static_cast<std::size_t>(n * m), 0.5F);
+  const MatrixView<const float> in(x.data(), n, m);
+  for (const bool gradient : {false, true}) {
+    std::vector<float> out(x.size()), rate(mask.parameters().size());
+    const auto run = [&](const Context<Cpu>& context) {
+      const MatrixView<float> y(out.data(), n, m);
+      if (gradient) {
+        const VectorView<float> p{rate.data(), static_cast<Index>(rate.size())};
+        mask.multiply_low_rank_vjp({in, in, in}, {in, {}}, {.x = y, .parameters = p}, context);
+      } else {
+        mask.multiply_low_rank({in, in, in}, {y, {}}, context);
+      }
+      return out;
+    };
+    const std::vector<float> whole = run({.threads = 1});
+    for (int attempt = 0; attempt < 10; ++attempt) {
+      std::stop_source stop;
+      Progress progress;
+      progress.stop = stop.get_token();
+      progress.callback = [&](std::string_view, double fraction) {
+        if (fraction < 0.5) stop.request_stop();
+      };
+      CHECK_THROWS_AS(run({.threads = 2, .progress = &progress}), Cancelled);
+      CHECK(run({.threads = 2}) == whole);
+    }
+  }
+}

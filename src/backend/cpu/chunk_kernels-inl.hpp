@@ -265,12 +265,12 @@ void add_outer_products(bool add, Index depth, const T* HWY_RESTRICT a, Index a_
   });
 }
 
-// y[r * y_step + .] += weight_r (sum_{k < depth} a_r[k] b[k * b_step + .] + last_r b[depth * b_step + .]), r < rows; width:
-// whole vectors. weight null: the sum itself in the place of what y holds; last null: no such term. Rows of a and y up to the
-// next whole register tile are touched.
-template <class T>
-void add_row_products(Index depth, PlainRows<T> a, Index rows, const T* weight, const T* last, const T* HWY_RESTRICT b,
-                      Index b_step, Index width, T* HWY_RESTRICT y, Index y_step) {
+// finish(acc, i, column) for tiles acc[r][.] = sum_{k < depth} a_{i + r}[k] b[k * b_step + column + .] + last_{i + r} b[depth *
+// b_step + column + .], i + r < rows; width: whole vectors. last null: no such term. Rows of a up to the next whole register
+// tile are touched.
+template <class T, class F>
+HWY_INLINE void row_products(Index depth, PlainRows<T> a, Index rows, const T* last, const T* HWY_RESTRICT b, Index b_step,
+                             Index width, const F& finish) {
   over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     for (Index i = 0; i < rows;) {
@@ -280,49 +280,56 @@ void add_row_products(Index depth, PlainRows<T> a, Index rows, const T* weight, 
         clear(acc);
         multiply_rows<T, R, V>(depth, a.row(i), a.step, b + column, b_step, acc);
         if (last != nullptr) multiply_accumulate<T, R, V>(1, last + i, 1, 0, b + depth * b_step + column, 0, acc);
-        if (weight != nullptr) {
-          add_to_rows(acc, weight + i, y + i * y_step + column, y_step);
-        } else {
-          store_rows(acc, y + i * y_step + column, y_step);
-        }
+        finish(acc, i, column);
       });
     }
   });
 }
 
-// The same, and for every kind of weight K the sums over rows of K_r (what y_r gets, without its weight) . met_r, added to
-// sums[kind][.], to be summed over lanes. kinds: [4, stride]. Rows of met behind the last one are zeros.
+// y[r * y_step + .] += weight_r times these sums; weight null: the sums themselves in the place of what y holds. Rows of y up
+// to the next whole register tile are touched.
+template <class T>
+void add_row_products(Index depth, PlainRows<T> a, Index rows, const T* weight, const T* last, const T* HWY_RESTRICT b,
+                      Index b_step, Index width, T* HWY_RESTRICT y, Index y_step) {
+  row_products(depth, a, rows, last, b, b_step, width, [&](const auto& acc, Index i, Index column) HWY_ATTR {
+    if (weight != nullptr) {
+      add_to_rows(acc, weight + i, y + i * y_step + column, y_step);
+    } else {
+      store_rows(acc, y + i * y_step + column, y_step);
+    }
+  });
+}
+
+// sums[kind][.] += sum_r kinds[kind * stride + r] (acc[r][.] . met_r[.]) by lanes, for the four kinds of weight.
+template <class T, int R, int V>
+HWY_INLINE void add_met(const Accumulator<T, R, V>& acc, const T* HWY_RESTRICT met, Index met_step, const T* HWY_RESTRICT kinds,
+                        Index stride, T* HWY_RESTRICT sums) {
+  constexpr int K = 4;
+  const Wide<T> d;
+  hn::Vec<Wide<T>> sum[K];
+#pragma GCC unroll 4
+  for (int k = 0; k < K; ++k) sum[k] = hn::Load(d, sums + k * kLanes<T>);
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    const T* with = met + r * met_step;
+    auto t = hn::Mul(acc.c[r][0], hn::LoadU(d, with));
+    if constexpr (V == 2) t = hn::MulAdd(acc.c[r][1], hn::LoadU(d, with + kLanes<T>), t);
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) sum[k] = hn::MulAdd(hn::Set(d, kinds[k * stride + r]), t, sum[k]);
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < K; ++k) hn::Store(sum[k], d, sums + k * kLanes<T>);
+}
+
+// As add_row_products, and for every kind of weight the sums over rows of (what y_r gets, without its weight) . met_r, to be
+// summed over lanes. kinds: [4, stride]. Rows of met behind the last one are zeros.
 template <class T>
 void add_met_row_products(Index depth, PlainRows<T> a, Index rows, const T* HWY_RESTRICT weight, const T* HWY_RESTRICT last,
                           const T* HWY_RESTRICT b, Index b_step, Index width, T* HWY_RESTRICT y, Index y_step, PlainRows<T> met,
                           const T* HWY_RESTRICT kinds, Index stride, T* HWY_RESTRICT sums) {
-  constexpr int K = 4;
-  const Wide<T> d;
-  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
-    constexpr int V = vectors;
-    for (Index i = 0; i < rows;) {
-      i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
-        constexpr int R = height;
-        Accumulator<T, R, V> acc;
-        clear(acc);
-        multiply_rows<T, R, V>(depth, a.row(i), a.step, b + column, b_step, acc);
-        multiply_accumulate<T, R, V>(1, last + i, 1, 0, b + depth * b_step + column, 0, acc);
-        add_to_rows(acc, weight + i, y + i * y_step + column, y_step);
-        hn::Vec<Wide<T>> sum[K];
-#pragma GCC unroll 4
-        for (int k = 0; k < K; ++k) sum[k] = hn::Load(d, sums + k * kLanes<T>);
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-          const T* with = met.row(i + r) + column;
-          auto t = hn::Mul(acc.c[r][0], hn::LoadU(d, with));
-          if constexpr (V == 2) t = hn::MulAdd(acc.c[r][1], hn::LoadU(d, with + kLanes<T>), t);
-#pragma GCC unroll 4
-          for (int k = 0; k < K; ++k) sum[k] = hn::MulAdd(hn::Set(d, kinds[k * stride + i + r]), t, sum[k]);
-        }
-#pragma GCC unroll 4
-        for (int k = 0; k < K; ++k) hn::Store(sum[k], d, sums + k * kLanes<T>);
-      });
-    }
+  row_products(depth, a, rows, last, b, b_step, width, [&](const auto& acc, Index i, Index column) HWY_ATTR {
+    add_to_rows(acc, weight + i, y + i * y_step + column, y_step);
+    add_met(acc, met.row(i) + column, met.step, kinds + i, stride, sums);
   });
 }
 

@@ -133,4 +133,20 @@ struct BackwardPlan {
   }
 };
 
+// The kernels, for any instruction set (chunked_vjp.cpp). Moments of one chunk, [basis][c + 1][m_pad], of its sources or of its
+// rows; weights: [basis, C].
+template <class T>
+void run_source_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,
+                        T* moments);
+template <class T>
+void run_row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,
+                     T* moments);
+// out[q * basis + p] = sum over elements [from, to) of state_q moment_p.
+template <class T>
+void run_state_dots(Index basis, Index states, Index step, Index from, Index to, const T* moments, const T* state, T* out);
+// What one chunk reads of states of sources and of rows (null: nothing far), and its near tiles.
+template <class T>
+void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,
+               const T* row_reads, T* near_bar, T* scratch);
+
 }  // namespace espalier::backend
