@@ -210,33 +210,42 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace espalier::backend {
 
-#define ESPALIER_KERNELS(T, name)                                                                                              \
-  HWY_EXPORT(source_moments_##name);                                                                                           \
-  HWY_EXPORT(row_moments_##name);                                                                                              \
-  HWY_EXPORT(state_dots_##name);                                                                                               \
-  HWY_EXPORT(chunk_reads_##name);                                                                                              \
-  template <>                                                                                                                  \
-  void run_source_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,   \
-                          T* moments) {                                                                                        \
-    ESPALIER_DISPATCH(source_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                           \
-  }                                                                                                                            \
-  template <>                                                                                                                  \
-  void run_row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,      \
-                       T* moments) {                                                                                           \
-    ESPALIER_DISPATCH(row_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                              \
-  }                                                                                                                            \
-  template <>                                                                                                                  \
-  void run_state_dots(Index basis, Index states, Index step, Index from, Index to, const T* moments, const T* state, T* out) { \
-    ESPALIER_DISPATCH(state_dots_##name)(basis, states, step, from, to, moments, state, out);                                  \
-  }                                                                                                                            \
-  template <>                                                                                                                  \
-  void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,         \
-                 const T* row_reads, T* near_bar, T* scratch) {                                                                \
-    ESPALIER_DISPATCH(chunk_reads_##name)(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                     \
+#define ESPALIER_KERNELS(T, name)                                                                                            \
+  HWY_EXPORT(source_moments_##name);                                                                                         \
+  HWY_EXPORT(row_moments_##name);                                                                                            \
+  HWY_EXPORT(state_dots_##name);                                                                                             \
+  HWY_EXPORT(chunk_reads_##name);                                                                                            \
+  template <>                                                                                                                \
+  void run_source_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch, \
+                          T* moments) {                                                                                      \
+    ESPALIER_DISPATCH(source_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                         \
+  }                                                                                                                          \
+  template <>                                                                                                                \
+  void run_row_moments(const ChunkBackward<T>& call, const T* weights, Index basis, Index chunk, bool upward, T* scratch,    \
+                       T* moments) {                                                                                         \
+    ESPALIER_DISPATCH(row_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                            \
+  }                                                                                                                          \
+  template <>                                                                                                                \
+  void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,       \
+                 const T* row_reads, T* near_bar, T* scratch) {                                                              \
+    ESPALIER_DISPATCH(chunk_reads_##name)(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                   \
   }
 ESPALIER_KERNELS(float, float)
 ESPALIER_KERNELS(double, double)
 #undef ESPALIER_KERNELS
+
+// Instantiated, not specialised: g++ gives explicit specialisations default visibility unless a hidden type is among their
+// arguments, as above.
+template <class T>
+void run_state_dots(Index basis, Index states, Index step, Index from, Index to, const T* moments, const T* state, T* out) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    ESPALIER_DISPATCH(state_dots_float)(basis, states, step, from, to, moments, state, out);
+  } else {
+    ESPALIER_DISPATCH(state_dots_double)(basis, states, step, from, to, moments, state, out);
+  }
+}
+template void run_state_dots(Index, Index, Index, Index, Index, const float*, const float*, float*);
+template void run_state_dots(Index, Index, Index, Index, Index, const double*, const double*, double*);
 
 }  // namespace espalier::backend
 #endif  // HWY_ONCE
