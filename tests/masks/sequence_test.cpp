@@ -210,6 +210,39 @@ TEST_CASE("exponentials in float: fast decays keep their digits, entry by entry"
   }
 }
 
+// Vectors of moments that would lie whole pages apart lie further apart.
+TEST_CASE_TEMPLATE("exponentials: moments of whole pages, with row sums and without", T, float, double) {
+  const Index n = 1000;
+  const GridMask<T> mask({n}, Rational{4}, Distance::l1, forced<T>("exponentials", 1e-6));
+  const GridMask<T> tiles({n}, Rational{4}, Distance::l1, forced<T>("direct", 0));
+  struct Width {
+    Index m, c;
+    bool sums;
+  };
+  for (const Width& w : std::vector<Width>{{64, 64, false}, {63, 64, true}, {16, 64, false}, {8, 64, false}, {7, 64, true}}) {
+    CAPTURE(w.m);
+    CAPTURE(w.sums);
+    const auto random = [&](Index width, std::uint64_t seed) {
+      std::vector<T> v(static_cast<std::size_t>(n * width));
+      const Random numbers(seed);
+      for (std::size_t i = 0; i < v.size(); ++i) v[i] = static_cast<T>(numbers.uniform(i));
+      return v;
+    };
+    const std::vector<T> a = random(w.m, 1), b = random(w.m, 2), x = random(w.c, 3);
+    std::vector<T> y(x.size()), exact(x.size()), sums(static_cast<std::size_t>(n)), exact_sums(sums.size());
+    const LowRankInputs<T> in{{a.data(), n, w.m}, {b.data(), n, w.m}, {x.data(), n, w.c}};
+    const auto row_sum = [&](std::vector<T>& v) { return w.sums ? VectorView<T>(v.data(), n) : VectorView<T>(); };
+    mask.multiply_low_rank(in, {{y.data(), n, w.c}, row_sum(sums)});
+    tiles.multiply_low_rank(in, {{exact.data(), n, w.c}, row_sum(exact_sums)});
+    double worst = 0;  // everything is positive: relative to what is summed
+    for (std::size_t i = 0; i < y.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(y[i] / exact[i]) - 1));
+    for (std::size_t i = 0; w.sums && i < sums.size(); ++i) {
+      worst = std::max(worst, std::abs(static_cast<double>(sums[i] / exact_sums[i]) - 1));
+    }
+    CHECK(worst <= (sizeof(T) == 4 ? 4e-6 : 2e-6));
+  }
+}
+
 // Constant input is the worst for a running sum: every step rounds the same way.
 TEST_CASE("exponentials in float: slow decays do not drift") {
   const Index n = Index{1} << 17;
@@ -335,6 +368,7 @@ TEST_CASE_TEMPLATE("sequence gradients: whole and partial chunks, rows as they l
   const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-8;
   for (const Learned& l :
        std::vector<Learned>{{StretchedExponential{9, 0.5}, Distance::l1, false, 320, 64, 64},
+                            {StretchedExponential{9, 0.5}, Distance::l1, false, 320, 64, 63},  // moments of whole pages
                             {Rational{4}, Distance::l1, false, 333, 61, 18},
                             {Rational{4}, Distance::l1, true, 320, 32, 64},
                             {Gaussian{60}, Distance::l1, true, 331, 16, 33},

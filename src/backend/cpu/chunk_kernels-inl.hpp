@@ -23,6 +23,15 @@ namespace espalier::backend {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Register tiles that n rows make, panels that n elements make.
+inline Index tiles(Index n) {
+  return (n + kRows - 1) / kRows;
+}
+template <class T>
+Index panels(Index n) {
+  return (n + kPanel<T> - 1) / kPanel<T>;
+}
+
 // y[c][.] += sum_{k < depth} x[k * x_step + c] s[k * s_step + .] for `columns` rows c of y (kPanel apart) and V vectors of
 // lanes. Columns up to the next whole register tile of x are read.
 template <int V, class T>
@@ -40,11 +49,13 @@ HWY_INLINE void add_strided(Index depth, const T* HWY_RESTRICT x, Index x_step, 
 }
 
 // The same with every lane's sum times its own weight w: y[c][.] += w[.] sum_k x[k][c] s[k][.], rows of s kPanel apart.
-template <int V, class T>
+// before: called before every register tile, here and below.
+template <int V, class T, class F>
 HWY_INLINE void add_weighted(Index depth, const T* HWY_RESTRICT x, Index x_step, Index columns, const T* HWY_RESTRICT s,
-                             const hn::Vec<Wide<T>> (&w)[V], T* HWY_RESTRICT y) {
+                             const hn::Vec<Wide<T>> (&w)[V], T* HWY_RESTRICT y, const F& before) {
   const Wide<T> d;
   for (Index c = 0; c < columns;) {
+    before();
     c += with_even_rows(columns - c, [&](auto height) HWY_ATTR {
       constexpr int R = height;
       Accumulator<T, R, V> acc;
@@ -63,11 +74,12 @@ HWY_INLINE void add_weighted(Index depth, const T* HWY_RESTRICT x, Index x_step,
 }
 
 // out[r * width + .] = sum_{k < depth} a[k * a_step + r] b[k * b_step + .], r < rows, V vectors wide.
-template <int V, class T>
+template <int V, class T, class F>
 HWY_INLINE void outer_panel(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b,
-                            Index b_step, T* HWY_RESTRICT out, Index width) {
+                            Index b_step, T* HWY_RESTRICT out, Index width, const F& before) {
   const Wide<T> d;
   for (Index i = 0; i < rows;) {
+    before();
     i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
       constexpr int R = height;
       Accumulator<T, R, V> acc;
@@ -82,6 +94,12 @@ HWY_INLINE void outer_panel(Index depth, const T* HWY_RESTRICT a, Index a_step, 
       }
     });
   }
+}
+
+template <int V, class T>
+HWY_INLINE void outer_panel(Index depth, const T* HWY_RESTRICT a, Index a_step, Index rows, const T* HWY_RESTRICT b,
+                            Index b_step, T* HWY_RESTRICT out, Index width) {
+  outer_panel<V>(depth, a, a_step, rows, b, b_step, out, width, [] HWY_ATTR {});
 }
 
 // f(column, Constant<V>()) for the panels of a row of `width` elements (whole vectors): two vectors, one where that is all.
@@ -189,18 +207,6 @@ HWY_INLINE void scale_rows(Index rows, Index width, const T* HWY_RESTRICT factor
   }
 }
 
-// out[r * width + .] = sum_{k < depth} factor_k a[k][r] x[k][.], r < rows; width: whole vectors. `memory`: depth * kPanel. The
-// scaled rows of one panel at a time: those of all panels would push the operands out of the first-level cache.
-template <class T>
-void scaled_outer_products(Index depth, const T* HWY_RESTRICT factor, PlainRows<T> a, Index rows, PlainRows<T> x, Index width,
-                           T* HWY_RESTRICT memory, T* HWY_RESTRICT out) {
-  over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
-    constexpr int V = vectors;
-    scale_rows(depth, V * kLanes<T>, factor, PlainRows<T>{x.data + column, x.step}, memory);
-    outer_panel<V>(depth, a.data, a.step, rows, memory, V * kLanes<T>, out + column, width);
-  });
-}
-
 // y[k] = factor_k x[k] for V vectors of each row, those of y kPanel apart, and sum = sum_k last_k y[k].
 template <int V, class T>
 HWY_INLINE void scale_and_sum_rows(Index rows, const T* HWY_RESTRICT factor, const T* HWY_RESTRICT last,
@@ -224,22 +230,6 @@ HWY_INLINE void scale_and_sum_rows(Index rows, const T* HWY_RESTRICT factor, con
   if (k < rows) row(k, total[0]);
 #pragma GCC unroll 2
   for (int v = 0; v < V; ++v) hn::Store(hn::Add(total[0][v], total[1][v]), d, sum + v * kLanes<T>);
-}
-
-// y[l] = sum_k factor_k x[k][l].
-template <class T>
-HWY_INLINE void weighted_sum(Index rows, Index width, const T* HWY_RESTRICT factor, PlainRows<T> x, T* HWY_RESTRICT y) {
-  const Wide<T> d;
-  for (Index l = 0; l < width; l += kLanes<T>) {
-    auto even = hn::Zero(d), odd = hn::Zero(d);
-    Index k = 0;
-    for (; k + 2 <= rows; k += 2) {
-      even = hn::MulAdd(hn::Set(d, factor[k]), hn::LoadU(d, x.row(k) + l), even);
-      odd = hn::MulAdd(hn::Set(d, factor[k + 1]), hn::LoadU(d, x.row(k + 1) + l), odd);
-    }
-    if (k < rows) even = hn::MulAdd(hn::Set(d, factor[k]), hn::LoadU(d, x.row(k) + l), even);
-    hn::Store(hn::Add(even, odd), d, y + l);
-  }
 }
 
 // y[r * y_step + .] (+)= sum_{k < depth} a[k * a_step + r] b[k][.], r < rows; width: whole vectors; add: to what y holds. Rows
@@ -268,12 +258,13 @@ void add_outer_products(bool add, Index depth, const T* HWY_RESTRICT a, Index a_
 // finish(acc, i, column) for tiles acc[r][.] = sum_{k < depth} a_{i + r}[k] b[k * b_step + column + .] + last_{i + r} b[depth *
 // b_step + column + .], i + r < rows; width: whole vectors. last null: no such term. Rows of a up to the next whole register
 // tile are touched.
-template <class T, class F>
+template <class T, class B, class F>
 HWY_INLINE void row_products(Index depth, PlainRows<T> a, Index rows, const T* last, const T* HWY_RESTRICT b, Index b_step,
-                             Index width, const F& finish) {
+                             Index width, const B& before, const F& finish) {
   over_panels<T>(width, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     for (Index i = 0; i < rows;) {
+      before();
       i += with_even_rows(rows - i, [&](auto height) HWY_ATTR {
         constexpr int R = height;
         Accumulator<T, R, V> acc;
@@ -288,10 +279,10 @@ HWY_INLINE void row_products(Index depth, PlainRows<T> a, Index rows, const T* l
 
 // y[r * y_step + .] += weight_r times these sums; weight null: the sums themselves in the place of what y holds. Rows of y up
 // to the next whole register tile are touched.
-template <class T>
+template <class T, class B>
 void add_row_products(Index depth, PlainRows<T> a, Index rows, const T* weight, const T* last, const T* HWY_RESTRICT b,
-                      Index b_step, Index width, T* HWY_RESTRICT y, Index y_step) {
-  row_products(depth, a, rows, last, b, b_step, width, [&](const auto& acc, Index i, Index column) HWY_ATTR {
+                      Index b_step, Index width, T* HWY_RESTRICT y, Index y_step, const B& before) {
+  row_products(depth, a, rows, last, b, b_step, width, before, [&](const auto& acc, Index i, Index column) HWY_ATTR {
     if (weight != nullptr) {
       add_to_rows(acc, weight + i, y + i * y_step + column, y_step);
     } else {
@@ -323,11 +314,11 @@ HWY_INLINE void add_met(const Accumulator<T, R, V>& acc, const T* HWY_RESTRICT m
 
 // As add_row_products, and for every kind of weight the sums over rows of (what y_r gets, without its weight) . met_r, to be
 // summed over lanes. kinds: [4, stride]. Rows of met behind the last one are zeros.
-template <class T>
+template <class T, class B>
 void add_met_row_products(Index depth, PlainRows<T> a, Index rows, const T* HWY_RESTRICT weight, const T* HWY_RESTRICT last,
                           const T* HWY_RESTRICT b, Index b_step, Index width, T* HWY_RESTRICT y, Index y_step, PlainRows<T> met,
-                          const T* HWY_RESTRICT kinds, Index stride, T* HWY_RESTRICT sums) {
-  row_products(depth, a, rows, last, b, b_step, width, [&](const auto& acc, Index i, Index column) HWY_ATTR {
+                          const T* HWY_RESTRICT kinds, Index stride, T* HWY_RESTRICT sums, const B& before) {
+  row_products(depth, a, rows, last, b, b_step, width, before, [&](const auto& acc, Index i, Index column) HWY_ATTR {
     add_to_rows(acc, weight + i, y + i * y_step + column, y_step);
     add_met(acc, met.row(i) + column, met.step, kinds + i, stride, sums);
   });

@@ -192,7 +192,8 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
     }
     if (near_bar != nullptr) add_diagonals(q, q_step, ni, nj, near_bar + tile.entry);
     if (own_rows) {
-      add_row_products<T>(nj, {p, step}, ni, nullptr, nullptr, to.b.data, to.b.step, call.m_pad, to.a_bar, to.a_step);
+      add_row_products<T>(nj, {p, step}, ni, nullptr, nullptr, to.b.data, to.b.step, call.m_pad, to.a_bar, to.a_step,
+                          [] HWY_ATTR {});
     }
   }
 }

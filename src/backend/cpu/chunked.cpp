@@ -47,17 +47,25 @@ void chunk_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index c
   const PlainRows<T> x = plain_rows(call.x, j0, nj, s.c_pad, scratch + at.x);
   const PlainRows<T> b = plain_rows(call.b, j0, nj, s.m_pad, scratch + at.b_plain);
   T* weighted = scratch + at.x_weighted;
-  // The next chunk of the sweep is asked for in as many parts as there are products to wait behind.
-  const Index next = sweep.upward ? chunk + 1 : chunk - 1, coming = call.rows_or_none(next);
-  for (Index p = 0; p < basis; ++p) {
-    const T* weight = sweep.side->source.data() + p * call.mask->chunk;
-    T* to = moments + p * s.step;
-    const Index first = p * coming / basis, count = (p + 1) * coming / basis - first;
-    prefetch_rows<false>(call.b, call.begin(next) + first, count);
-    prefetch_rows<false>(call.x, call.begin(next) + first, count);
-    scaled_outer_products(nj, weight, b, s.m, x, s.c_pad, weighted, to);
-    if (call.row_sum) weighted_sum(nj, s.m_pad, weight, b, to + s.m * s.c_pad);
-  }
+  const Index next = sweep.upward ? chunk + 1 : chunk - 1, parts = basis * panels<T>(s.c_pad) * tiles(s.m);
+  RowsToCome<false, const T> next_b(call.b, call.begin(next), call.rows_or_none(next), parts);
+  RowsToCome<false, const T> next_x(call.x, call.begin(next), call.rows_or_none(next), parts);
+  const auto ask = [&] HWY_ATTR { next_b.ask(), next_x.ask(); };
+  over_panels<T>(s.c_pad, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    for (Index p = 0; p < basis; ++p) {
+      const T* weight = sweep.side->source.data() + p * call.mask->chunk;
+      T* to = moments + p * s.step;
+      scale_rows(nj, V * kLanes<T>, weight, PlainRows<T>{x.data + column, x.step}, weighted);
+      outer_panel<V>(nj, b.data, b.step, s.m, weighted, V * kLanes<T>, to + column, s.c_pad, ask);
+    }
+  });
+  if (!call.row_sum) return;
+  over_panels<T>(s.m_pad, [&](Index column, auto vectors) HWY_ATTR {
+    constexpr int V = vectors;
+    outer_panel<V>(nj, sweep.source_by_row.data(), sweep.source_stride, basis, b.data + column, b.step,
+                   moments + s.m * s.c_pad + column, s.step);
+  });
 }
 
 // Scores of one panel: s[j][.] = mask_ij (b_j . a_.), added to total[.] as well.
@@ -166,9 +174,10 @@ void add_far(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const ChunkSc
   const Wide<T> d;
   const MomentShape& s = call.shape;
   const Index ni = call.rows(chunk), size = call.mask->chunk, basis = sweep.side->basis;
-  // The next chunk's rows are asked for in as many parts as there are products to wait behind.
-  const Index next = sweep.upward ? chunk + 1 : chunk - 1, coming = call.rows_or_none(next);
-  const Index parts = (ni + kPanel<T> - 1) / kPanel<T> * basis;
+  const Index next = sweep.upward ? chunk + 1 : chunk - 1, parts = panels<T>(ni) * basis * tiles(s.c);
+  RowsToCome<false, const T> next_a(call.a, call.begin(next), call.rows_or_none(next), parts);
+  RowsToCome<true, T> next_y(call.y, call.begin(next), call.rows_or_none(next), parts);
+  const auto ask = [&] HWY_ATTR { next_a.ask(), next_y.ask(); };
   for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
     T* y = scratch + at.y + p * padded_rows(s.c) * kPanel<T>;
     with_panel_vectors<T>(ni - i, [&](auto vectors) HWY_ATTR {
@@ -180,14 +189,11 @@ void add_far(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const ChunkSc
       const T* a = scratch + at.a_lanes + i * s.m;
       for (Index r = 0; r < basis; ++r) {
         const T* weight = sweep.side->row.data() + r * size + i;
-        const Index part = p * basis + r, first = part * coming / parts, count = (part + 1) * coming / parts - first;
-        prefetch_rows<false>(call.a, call.begin(next) + first, count);
-        prefetch_rows<true>(call.y, call.begin(next) + first, count);
         hn::Vec<Wide<T>> w[V];
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) w[v] = hn::LoadU(d, weight + v * kLanes<T>);
         const T* state = read + r * s.step;
-        add_weighted<V>(s.m, state, s.c_pad, s.c, a, w, y);
+        add_weighted<V>(s.m, state, s.c_pad, s.c, a, w, y, ask);
         if (call.row_sum) add_dot<V>(s.m, state + s.m * s.c_pad, a, w, scratch + at.sums + i);
       }
     });
@@ -256,7 +262,7 @@ ESPALIER_KERNELS(double, double)
 template <class T>
 void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Context<Cpu>& context) {
   const TileGeometry g = tile_geometry(sizeof(T));
-  const Index n = sweep.chunks, step = call.shape.step, basis = sweep.side->basis;
+  const Index n = sweep.chunks, size = call.shape.size, step = call.shape.step, basis = sweep.side->basis;
   Context<Cpu> inner = context;
   const Index workers = std::min<Index>({n, thread_count(context), kMaxWorkers});
   inner.threads = static_cast<int>(workers);
@@ -269,7 +275,7 @@ void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Conte
   std::vector<ChunkSteps<T>> steps(static_cast<std::size_t>(workers));
   const auto own = [&](int worker) { return memory.data() + worker * per_worker; };
   WaveTasks tasks{};
-  tasks.blocks = sweep.far() ? (step + kScanBlock - 1) / kScanBlock : 0;
+  tasks.blocks = sweep.far() ? (size + kScanBlock - 1) / kScanBlock : 0;
   tasks.moments = [&](Index t0, Index t1, int worker) {
     for (Index t = t0; t < (sweep.far() ? std::min(t1, n - stream.lag()) : t0); ++t) {
       run_moments(call, sweep, sweep.chunk(t), own(worker), stream.moments(t));
@@ -277,8 +283,8 @@ void run_sweep(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, const Conte
     if (sweep.far()) stream.prepare(t0, t1, steps[static_cast<std::size_t>(worker)]);
   };
   tasks.advance = [&](Index t0, Index t1, Index block, int worker) {
-    const Index first = block * kScanBlock, last = std::min(step, first + kScanBlock);
-    stream.fetch(last, std::min(step, last + kScanBlock));
+    const Index first = block * kScanBlock, last = std::min(size, first + kScanBlock);
+    stream.fetch(last, std::min(size, last + kScanBlock));
     stream.advance(steps[static_cast<std::size_t>(worker)], t0, t1, first, last);
   };
   tasks.rows = [&](Index t0, Index t1, int worker) {
@@ -313,7 +319,7 @@ void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
     if (c > 0) call.row_sum = {};
     call.x = x.columns(c, columns);
     call.y = y.columns(c, columns);
-    call.shape = MomentShape(g, call.a.cols, columns, static_cast<bool>(call.row_sum));
+    call.shape = MomentShape(sizeof(T), g, call.a.cols, columns, static_cast<bool>(call.row_sum));
     const Index panel = far_features(m, call.shape, context.scratch_bytes), features = call.shape.m;
     const bool whole = panel == features;
     const double all = static_cast<double>(x.cols);
@@ -335,7 +341,7 @@ void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
       ChunkCall<T> part = call;
       if (!whole) {
         part.a = call.a.columns(k, std::min(panel, features - k)), part.b = call.b.columns(k, part.a.cols);
-        part.shape = MomentShape(g, part.a.cols, columns, static_cast<bool>(call.row_sum));
+        part.shape = MomentShape(sizeof(T), g, part.a.cols, columns, static_cast<bool>(call.row_sum));
       }
       for (const bool upward : {true, false}) {
         if (whole && upward) continue;
@@ -351,7 +357,7 @@ void run_product(ChunkCall<T> call, const Context<Cpu>& context) {
 
 template <class T, class B>
 void chunked_multiply(const ChunkedToeplitz<T>& m, MatrixView<const T, B> x, MatrixView<T, B> y, const Context<B>& context) {
-  run_product(ChunkCall<T>{&m, {}, {}, x, y, {}, MomentShape(tile_geometry(sizeof(T)), 0, 0, false), {}}, context);
+  run_product(ChunkCall<T>{&m, {}, {}, x, y, {}, MomentShape(sizeof(T), tile_geometry(sizeof(T)), 0, 0, false), {}}, context);
 }
 
 template <class T, class B>
@@ -362,22 +368,24 @@ void chunked_low_rank(const ChunkedToeplitz<T>& m, const LowRankInputs<T, B>& in
     if (out.row_sum) fill(MatrixView<T, Cpu>(out.row_sum.data, 1, out.row_sum.size), T(0), context);
     return;
   }
-  run_product(ChunkCall<T>{&m, in.a, in.b, in.x, out.y, out.row_sum, MomentShape(tile_geometry(sizeof(T)), 0, 0, false), {}},
-              context);
+  run_product(
+      ChunkCall<T>{&m, in.a, in.b, in.x, out.y, out.row_sum, MomentShape(sizeof(T), tile_geometry(sizeof(T)), 0, 0, false), {}},
+      context);
 }
 
 template <class T>
 std::size_t chunked_bytes(const ChunkedToeplitz<T>& m, Index rank, Index columns) {
   const TileGeometry g = tile_geometry(sizeof(T));
-  const MomentShape shape(g, rank, std::min(columns, kColumnBlock), rank > 0);
+  const MomentShape shape(sizeof(T), g, rank, std::min(columns, kColumnBlock), rank > 0);
   const Index chunks = (m.length + m.chunk - 1) / std::max<Index>(1, m.chunk), workers = std::min(chunks, kMaxWorkers);
   const Index per_worker = ChunkScratch<T>(g, shape, m.chunk, rank == 0).size;
   const Index panel = far_features(m, shape, Context<Cpu>{}.scratch_bytes);
-  const MomentShape part(g, rank > 0 ? panel : 0, std::min(columns, kColumnBlock), rank > 0);
+  const MomentShape part(sizeof(T), g, rank > 0 ? panel : 0, std::min(columns, kColumnBlock), rank > 0);
+  const MomentShape bare(sizeof(T), g, part.m, part.c, false);  // without row sums, but perhaps further apart
   Index most = 0;
   for (const ChunkSide<T>* s : {&m.lower, &m.upper}) {
     // Of one feature panel where there are several: the last one may be smaller, and its waves longer.
-    const Index step = part.step, moment = panel < shape.m ? 1 : s->basis * step;
+    const Index step = std::max(part.step, bare.step), moment = panel < shape.m ? 1 : s->basis * step;
     const Index longest = most_kept_chunks(moment, chunks, workers, sizeof(T));
     const Index kept = s->windows.empty() ? s->basis * (longest + m.gap) + 2 * s->states : window_elements(*s, longest);
     most = std::max(most, kept * step + 2 * longest * s->states * s->basis + 2 * m.chunk * g.padded_rows(s->basis));

@@ -127,10 +127,10 @@ class BackwardSweepRun {
 
   // The streams of the wave [t0, t1), and the gradients of far parameters, for one block of elements.
   void advance(Index t0, Index t1, Index block, const Steps& steps) {
-    const Index first = block * kScanBlock, last = std::min(call_.step, first + kScanBlock);
+    const Index first = block * kScanBlock, last = std::min(call_.size, first + kScanBlock);
     double* sums = far_.data() + block * plan_.derivatives;
-    plan_.rows.fetch(last, std::min(call_.step, last + kScanBlock));
-    plan_.sources.fetch(last, std::min(call_.step, last + kScanBlock));
+    plan_.rows.fetch(last, std::min(call_.size, last + kScanBlock));
+    plan_.sources.fetch(last, std::min(call_.size, last + kScanBlock));
     const bool windows = plan_.derivatives > 0 && plan_.sources.windowed();
     if (plan_.derivatives == 0 || windows) {
       plan_.rows.advance(steps.rows, t0, t1, first, last);
@@ -220,7 +220,7 @@ ChunkBackward<T> far_part(const ChunkBackward<T>& call, Index k, Index features)
   if (call.want_a) part.a_bar = call.a_bar.columns(k, part.m);
   if (call.want_b) part.b_bar = call.b_bar.columns(k, part.m);
   part.m_pad = g.padded_lanes(g.padded_rows(part.m));
-  part.step = (part.c + 1) * part.m_pad;
+  part.set_moment_size();
   return part;
 }
 
@@ -267,7 +267,7 @@ void chunked_low_rank_vjp(const ChunkedToeplitz<T>& product, const ChunkedToepli
   call.c = in.x.cols;
   call.m_pad = g.padded_lanes(g.padded_rows(call.m));
   call.c_pad = g.padded_lanes(g.padded_rows(call.c));
-  call.step = (call.c + 1) * call.m_pad;
+  call.set_moment_size();
   std::optional<TermGradients<T>> terms;
   if (call.want_parameters && TermGradients<T>::wanted(m)) terms.emplace(m);
   call.terms = terms ? &*terms : nullptr;

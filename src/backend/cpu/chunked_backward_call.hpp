@@ -24,7 +24,8 @@ struct ChunkBackward {
   MatrixView<T, Cpu> a_bar, b_bar, x_bar;
   bool want_a, want_sources, want_b, want_x, want_parameters;
   bool near, add;  // this sweep does the near tiles; it adds to what the gradients hold
-  Index m, c, m_pad, c_pad, step;
+  Index m, c, m_pad, c_pad;
+  Index size, step;  // as in MomentShape
   std::vector<NearTile> tiles, turned_tiles;
   TermGradients<T>* terms;  // null: no derivatives by terms
 
@@ -34,6 +35,10 @@ struct ChunkBackward {
   // Rows of a chunk that need not exist.
   Index rows_or_none(Index chunk) const { return chunk >= 0 && chunk < chunks() ? rows(chunk) : 0; }
   Index near_size() const { return static_cast<Index>(mask->near.size()); }
+  void set_moment_size() {
+    size = (c + 1) * m_pad;
+    step = spread_step(size, sizeof(T));
+  }
 };
 
 // Scratch of one worker, in elements, each part on whole cache lines.
@@ -108,7 +113,7 @@ struct BackwardPlan {
     // Each chunk of a wave gathers near entries of its own: 8 MiB of them, or one chunk a worker.
     const Index gathered = (Index{8} << 20) / static_cast<Index>(sizeof(T)) / std::max<Index>(1, call.near_size());
     if (call.near && call.want_parameters) waves.wave = std::clamp<Index>(gathered / workers, 1, waves.wave);
-    blocks = (call.step + kScanBlock - 1) / kScanBlock;
+    blocks = (call.size + kScanBlock - 1) / kScanBlock;
     sources = ChunkStream<T>(sweep.sources, source_basis, call.step, call.mask->gap, waves);
     rows = ChunkStream<T>(sweep.rows, row_basis, call.step, call.mask->gap, waves);
     per_worker = ChunkBackwardScratch<T>(tile_geometry(sizeof(T)), call).size;

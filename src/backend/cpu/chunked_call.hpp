@@ -21,6 +21,14 @@ inline constexpr Index kColumnBlock = 256;
 // Elements of a task of the scan: R + r strips of 2 KiB stay in the first cache.
 inline constexpr Index kScanBlock = 512;
 
+// How far apart vectors of so many elements lie that one block of the scan reads at once: as close as they can be, but never
+// near whole pages, where all would share the same few places of the first cache (a quarter slower with a dozen states).
+inline Index spread_step(Index elements, std::size_t element) {
+  constexpr Index kPage = 4096, kApart = 256;
+  const Index bytes = elements * static_cast<Index>(element), past = (bytes + kApart) % kPage;
+  return bytes < kPage - kApart || past >= 2 * kApart ? elements : elements + (2 * kApart - past) / static_cast<Index>(element);
+}
+
 // Exact tiles of a chunk of rows: its distance I - J from the chunk of sources, and where the table of near entries has the
 // offset of row 0 and source 0 of both.
 struct NearTile {
@@ -40,16 +48,17 @@ std::vector<NearTile> near_tiles(const ChunkedToeplitz<T>& m) {
 }
 
 // Widths as the kernels store them. A moment is an m x c matrix, its rows c_pad apart, and behind it (where row sums are
-// wanted) the same for a column of ones: m_pad elements. `step` is the whole, in elements.
+// wanted) the same for a column of ones: m_pad elements. `size` is the whole, in elements; the next one is `step` behind.
 struct MomentShape {
-  Index m, c, m_pad, c_pad, step;
+  Index m, c, m_pad, c_pad, size, step;
 
-  MomentShape(const TileGeometry& g, Index rank, Index columns, bool row_sums)
+  MomentShape(std::size_t element, const TileGeometry& g, Index rank, Index columns, bool row_sums)
       : m(std::max<Index>(1, rank)),
         c(columns),
         m_pad(rank > 0 ? g.padded_lanes(g.padded_rows(rank)) : 0),
         c_pad(g.padded_lanes(columns)),
-        step(m * c_pad + (row_sums ? m_pad : 0)) {}
+        size(m * c_pad + (row_sums ? m_pad : 0)),
+        step(spread_step(size, element)) {}
 };
 
 // One product over one block of columns.

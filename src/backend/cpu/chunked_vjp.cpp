@@ -50,25 +50,23 @@ void pair_moments(const ChunkBackward<T>& call, Index chunk, Index basis, const 
   }
   const PlainRows<T> f = plain_rows(factor, t0, n, call.m_pad, scratch + at.plain_m);
   const PlainRows<T> v = value ? plain_rows(value, t0, n, call.c_pad, scratch + at.plain_c) : PlainRows<T>{};
-  // A panel of columns stays in the first cache for all vectors of the basis. A chunk to come (with near tiles: the next one
-  // that none has touched) is asked for in as many parts as there are products to wait behind.
+  // A panel of columns stays in the first cache for all vectors of the basis. A chunk to come is asked for meanwhile: with near
+  // tiles the next one that none has touched.
   const Index ahead = call.near ? call.mask->gap : 1, next = upward ? chunk + ahead : chunk - ahead;
-  const Index coming = call.rows_or_none(next);
-  const Index parts = (call.m_pad + kPanel<T> - 1) / kPanel<T> * basis;
-  Index asked = 0, part = 0;
+  const Index parts = panels<T>(call.m_pad) * basis * (value ? tiles(call.c) : 1);
+  RowsToCome<false, const T> next_factors(factor, call.begin(next), call.rows_or_none(next), parts);
+  RowsToCome<false, const T> next_values(value, call.begin(next), call.rows_or_none(next), parts);
+  const auto ask = [&] HWY_ATTR { next_factors.ask(), next_values.ask(); };
   over_panels<T>(call.m_pad, [&](Index column, auto vectors) HWY_ATTR {
     constexpr int V = vectors;
     for (Index p = 0; p < basis; ++p) {
-      const Index count = ++part * coming / parts - asked;
-      prefetch_rows<false>(factor, call.begin(next) + asked, count);
-      if (value) prefetch_rows<false>(value, call.begin(next) + asked, count);
-      asked += count;
       T* to = moments + p * call.step + column;
       scale_and_sum_rows<V>(n, weights + p * call.mask->chunk, lasts, f.data + column, f.step, weighted,
                             to + call.c * call.m_pad);
       if (value) {
-        outer_panel<V>(n, v.data, v.step, call.c, weighted, kPanel<T>, to, call.m_pad);
+        outer_panel<V>(n, v.data, v.step, call.c, weighted, kPanel<T>, to, call.m_pad, ask);
       } else {
+        ask();
         for (Index k = 0; k < call.c; ++k) std::fill_n(to + k * call.m_pad, V * kLanes<T>, T(0));
       }
     }
@@ -130,14 +128,22 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
   if (call.want_a) own.a_bar = open_gradient(call.a_bar, t0, n, call.m_pad, scratch + at.a_bar, own.a_step);
   if (call.want_b) own.b_bar = open_gradient(call.b_bar, t0, n, call.m_pad, scratch + at.b_bar, own.b_step);
   if (call.want_x) own.x_bar = open_gradient(call.x_bar, t0, n, call.c_pad, scratch + at.x_bar, own.x_step);
-  // The next chunk's gradients are asked for, and wait behind this one's products.
-  const Index next = sweep.sources.upward ? chunk + 1 : chunk - 1, coming = call.rows_or_none(next);
-  if (call.want_a) prefetch_rows<true>(call.a_bar, call.begin(next), coming);
   if (call.near) {
     if (call.want_sources) near_sources(call, at, chunk, own, near_bar, scratch);
     if (call.want_a) near_rows(call, at, chunk, !call.want_sources, own, scratch);
   }
-  if (call.want_b) prefetch_rows<true>(call.b_bar, call.begin(next), coming);
+  // The next chunk's gradients are asked for during the products that go to this one's.
+  const Index next = sweep.sources.upward ? chunk + 1 : chunk - 1, coming = call.rows_or_none(next);
+  const auto to_come = [&](MatrixView<T, Cpu> gradient, Index reads, Index width) {
+    return RowsToCome<true, T>(gradient, call.begin(next), coming, reads * panels<T>(width) * tiles(n));
+  };
+  const Index source_count = sweep.sources.side->reads, row_count = sweep.rows.side->reads;
+  RowsToCome<true, T> next_a = to_come(call.a_bar, source_count, call.m_pad);
+  RowsToCome<true, T> next_b = to_come(call.b_bar, row_count, call.m_pad);
+  RowsToCome<true, T> next_x = to_come(call.x_bar, row_count, call.c_pad);
+  const auto ask_a = [&] HWY_ATTR { next_a.ask(); };
+  const auto ask_b = [&] HWY_ATTR { next_b.ask(); };
+  const auto ask_x = [&] HWY_ATTR { next_x.ask(); };
   const bool upper = !sweep.sources.upward;
   using Terms = TermGradients<T>;
   const bool row_terms = call.terms != nullptr && source_reads != nullptr && call.terms->wanted(upper);
@@ -153,28 +159,28 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
     if (row_terms) {
       add_terms<T>(*call.terms, upper, Terms::kRows, chunk, p, [&](const T* kinds, T* sums) {
         add_met_row_products(depth, own.y_bar, n, weight, scratch + at.r_bar, call.y_bar ? states : states + c * call.m_pad,
-                             call.m_pad, call.m_pad, own.a_bar, own.a_step, own_a, kinds, call.terms->stride(), sums);
+                             call.m_pad, call.m_pad, own.a_bar, own.a_step, own_a, kinds, call.terms->stride(), sums, ask_a);
       });
       continue;
     }
     add_row_products(depth, own.y_bar, n, weight, own.r_bar, call.y_bar ? states : states + c * call.m_pad, call.m_pad,
-                     call.m_pad, own.a_bar, own.a_step);
+                     call.m_pad, own.a_bar, own.a_step, ask_a);
   }
-  if (call.want_x) prefetch_rows<true>(call.x_bar, call.begin(next), coming);
   for (Index p = 0; call.want_sources && row_reads != nullptr && p < sweep.rows.side->reads; ++p) {
     const T* weight = sweep.rows.side->row.data() + p * size;
     const T* states = row_reads + p * call.step;
     if (source_terms) {
       add_terms<T>(*call.terms, !upper, Terms::kSources, chunk, p, [&](const T* kinds, T* sums) {
         add_met_row_products(c, own.x, n, weight, scratch + at.ones, states, call.m_pad, call.m_pad, own.b_bar, own.b_step,
-                             own.b, kinds, call.terms->stride(), sums);
+                             own.b, kinds, call.terms->stride(), sums, ask_b);
       });
     } else if (call.want_b) {
-      add_row_products(c, own.x, n, weight, scratch + at.ones, states, call.m_pad, call.m_pad, own.b_bar, own.b_step);
+      add_row_products(c, own.x, n, weight, scratch + at.ones, states, call.m_pad, call.m_pad, own.b_bar, own.b_step, ask_b);
     }
     if (call.want_x) {
       transpose(states, call.m_pad, c, m, scratch + at.turned, call.c_pad);
-      add_row_products<T>(m, own.b, n, weight, nullptr, scratch + at.turned, call.c_pad, call.c_pad, own.x_bar, own.x_step);
+      add_row_products<T>(m, own.b, n, weight, nullptr, scratch + at.turned, call.c_pad, call.c_pad, own.x_bar, own.x_step,
+                          ask_x);
     }
   }
   if (call.want_a) close_gradient(own.a_bar, own.a_step, t0, n, call.a_bar);

@@ -238,6 +238,24 @@ void prefetch_rows(MatrixView<T, Cpu> x, Index first, Index count) {
   }
 }
 
+// `rows` rows of x from `first`, asked for evenly over `parts` pieces of other work, each after a call of ask(). All at once
+// they would fill the queue of cache misses and hold up what that work reads: up to a fifth of a whole product.
+template <bool kWrite, class T>
+class RowsToCome {
+ public:
+  RowsToCome(MatrixView<T, Cpu> x, Index first, Index rows, Index parts)
+      : x_(x), next_(first), last_(x ? first + rows : first), rows_(rows), parts_(std::max<Index>(1, parts)) {}
+  HWY_INLINE void ask() {
+    for (due_ += rows_; due_ >= parts_; due_ -= parts_) {
+      if (next_ < last_) prefetch_rows<kWrite>(x_, next_++, 1);
+    }
+  }
+
+ private:
+  MatrixView<T, Cpu> x_;
+  Index next_, last_, rows_, parts_, due_ = 0;
+};
+
 // Rows padded with zeros to whole vectors: y[i * padded_lanes(x.cols) + k] = factor * x(first + i, k).
 template <class T>
 void pack_padded(MatrixView<const T, Cpu> x, Index first, Index count, T factor, T* y) {
