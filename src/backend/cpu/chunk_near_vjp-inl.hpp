@@ -47,10 +47,10 @@ HWY_INLINE void near_products(Index from, Index to, PlainRows<T> u, Index depth,
 }
 
 // a_bar of one chunk from near sources. own: the tile of the chunk itself as well, which comes first and is stored; others are
-// added.
+// added. P of sources from `kept` on is there already where it is kept at all.
 template <class T>
-void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, Index chunk, bool own, const ChunkRows<T>& to,
-               T* scratch) {
+void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, Index chunk, bool own, Index kept,
+               const ChunkRows<T>& to, T* scratch) {
   const Wide<T> d;
   const ChunkedToeplitz<T>& mask = *call.mask;
   const Index i0 = call.begin(chunk), ni = call.rows(chunk), step = mask.chunk;
@@ -59,6 +59,13 @@ void near_rows(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& at, 
     const NearTile& tile = call.tiles[k];
     const Index source = chunk - tile.distance;
     if (source < 0 || source >= call.chunks()) continue;
+    if (tile.distance > 0 && tile.distance <= at.kept_distance && source >= kept) {
+      const Index nj = call.rows(source);
+      const PlainRows<T> b = plain_rows(call.b, call.begin(source), nj, call.m_pad, scratch + at.plain_m);
+      add_row_products(nj, PlainRows<T>{scratch + at.kept_tile(tile.distance, source), step}, ni, scratch + at.ones,
+                       static_cast<const T*>(nullptr), b.data, b.step, call.m_pad, to.a_bar, to.a_step, [] HWY_ATTR {});
+      continue;
+    }
     if (!packed && call.y_bar) pack_lanes(call.y_bar, i0, ni, T(1), scratch + at.y_lanes);
     packed = true;
     const Index j0 = call.begin(source), nj = call.rows(source);
@@ -130,12 +137,13 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
   const Index j0 = call.begin(chunk), nj = call.rows(chunk), step = mask.chunk, q_step = at.q_step;
   pack_lanes(call.b, j0, nj, T(1), scratch + at.b_lanes);
   if (call.y_bar) pack_lanes(call.x, j0, nj, T(1), scratch + at.x_lanes);
-  T* p = scratch + at.p;
   T* g = scratch + at.g;
   T* q = scratch + at.q + kLanes<T>;
   for (const NearTile& tile : call.turned_tiles) {
     const Index other = chunk - tile.distance;
     if (other < 0 || other >= call.chunks()) continue;
+    const bool keep = tile.distance < 0 && -tile.distance <= at.kept_distance;
+    T* p = scratch + (keep ? at.kept_tile(-tile.distance, chunk) : at.p);
     const Index i0 = call.begin(other), ni = call.rows(other);
     const PlainRows<T> a = whole_rows(call.a, i0, ni, call.m_pad, scratch + at.plain_m);
     const PlainRows<T> y_bar = call.y_bar ? whole_rows(call.y_bar, i0, ni, call.c_pad, scratch + at.plain_c) : PlainRows<T>{};
@@ -152,7 +160,7 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
       const T* near = mask.near.data() + tile.entry + j;
       with_panel_vectors<T>(nj - j, [&](auto vectors) HWY_ATTR {
         constexpr int V = vectors;
-        const auto keep = [&](const auto& acc, Index i) HWY_ATTR {
+        const auto scores = [&](const auto& acc, Index i) HWY_ATTR {
           constexpr int R = std::decay_t<decltype(acc)>::kTileRows;
 #pragma GCC unroll 12
           for (int r = 0; r < R; ++r) {
@@ -177,7 +185,7 @@ void near_sources(const ChunkBackward<T>& call, const ChunkBackwardScratch<T>& a
             }
           }
         };
-        near_products<V>(from, end, a, call.m, scratch + at.b_lanes + j * call.m, keep);
+        near_products<V>(from, end, a, call.m, scratch + at.b_lanes + j * call.m, scores);
         near_products<V>(from, end, y_bar, call.y_bar ? call.c : 0, scratch + at.x_lanes + j * call.c, combine);
       });
       const Index columns = std::min(kPanel<T>, nj - j);

@@ -26,9 +26,14 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <int R, int V, bool General, class T>
 HWY_INLINE void scan_elements(const ScanStep<T>& scan, Index u, T* HWY_RESTRICT moments, T* HWY_RESTRICT state) {
   const Wide<T> d;
+  // Copies: vectors stored may alias anything, and what `scan` says would be read again after each.
   const T* HWY_RESTRICT in = scan.in;
   const T* HWY_RESTRICT out = scan.out;
-  const Index step = scan.step;
+  const T *HWY_RESTRICT keeps = scan.keep, *HWY_RESTRICT decays = scan.decay;
+  const unsigned char *HWY_RESTRICT slows = scan.slow, *HWY_RESTRICT unread = scan.unread;
+  T* HWY_RESTRICT lows = scan.low;
+  const Index* HWY_RESTRICT starts = General ? scan.couple_start : nullptr;
+  const Index step = scan.step, states = scan.states;
   hn::Vec<Wide<T>> p[R][V], y[R][V];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
@@ -39,19 +44,19 @@ HWY_INLINE void scan_elements(const ScanStep<T>& scan, Index u, T* HWY_RESTRICT 
     }
   }
   T* at = state + u;
-  for (Index q = 0; q < scan.states; ++q, in += R, out += R, at += step) {
+  for (Index q = 0; q < states; ++q, in += R, out += R, at += step) {
     hn::Vec<Wide<T>> s[V], old[V];
-    const auto e = hn::Set(d, scan.decay[q]), keep = hn::Set(d, scan.keep[q]);
-    const bool slow = scan.slow != nullptr && scan.slow[q] != 0;
-    T* low = slow ? scan.low + q * step + u : nullptr;
+    const auto e = hn::Set(d, decays[q]), keep = hn::Set(d, keeps[q]);
+    const bool slow = slows != nullptr && slows[q] != 0;
+    T* HWY_RESTRICT low = slow ? lows + q * step + u : nullptr;
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
       old[v] = hn::LoadU(d, at + v * kLanes<T>);
       // Of a slow state only the change is summed here.
       s[v] = hn::MulAdd(e, old[v], slow ? hn::LoadU(d, low + v * kLanes<T>) : hn::Mul(keep, old[v]));
     }
-    if (General && scan.couple_start != nullptr) {
-      for (Index k = scan.couple_start[q]; k < scan.couple_start[q + 1]; ++k) {
+    if (starts != nullptr) {
+      for (Index k = starts[q]; k < starts[q + 1]; ++k) {
         const T* other = state + u + scan.couple_state[k] * step;
         const auto w = hn::Set(d, scan.couple_weight[k]);
 #pragma GCC unroll 2
@@ -74,10 +79,9 @@ HWY_INLINE void scan_elements(const ScanStep<T>& scan, Index u, T* HWY_RESTRICT 
     }
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) hn::StoreU(s[v], d, at + v * kLanes<T>);
-    if (General && scan.unread[q] != 0) continue;
+    if (General && unread[q] != 0) continue;
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
-      if (General && i >= scan.reads) break;
       const auto z = hn::Set(d, out[i]);
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) y[i][v] = hn::MulAdd(z, s[v], y[i][v]);

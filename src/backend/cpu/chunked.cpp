@@ -45,7 +45,7 @@ void chunk_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index c
     return;
   }
   const PlainRows<T> x = plain_rows(call.x, j0, nj, s.c_pad, scratch + at.x);
-  const PlainRows<T> b = plain_rows(call.b, j0, nj, s.m_pad, scratch + at.b_plain);
+  const PlainRows<T> b = plain_rows(call.b, j0, nj, s.m_pad, scratch + at.b);
   T* weighted = scratch + at.x_weighted;
   const Index next = sweep.upward ? chunk + 1 : chunk - 1, parts = basis * panels<T>(s.c_pad) * tiles(s.m);
   RowsToCome<false, const T> next_b(call.b, call.begin(next), call.rows_or_none(next), parts);
@@ -70,12 +70,12 @@ void chunk_moments(const ChunkCall<T>& call, const ChunkSweep<T>& sweep, Index c
 
 // Scores of one panel: s[j][.] = mask_ij (b_j . a_.), added to total[.] as well.
 template <int R, int V, class T>
-HWY_INLINE void near_scores(Index depth, const T* HWY_RESTRICT b, const T* HWY_RESTRICT a, Index rows, const T* mask,
-                            T* HWY_RESTRICT s, hn::Vec<Wide<T>> (&sum)[V]) {
+HWY_INLINE void near_scores(Index depth, const T* HWY_RESTRICT b, Index b_step, const T* HWY_RESTRICT a, Index rows,
+                            const T* mask, T* HWY_RESTRICT s, hn::Vec<Wide<T>> (&sum)[V]) {
   const Wide<T> d;
   Accumulator<T, R, V> acc;
   clear(acc);
-  multiply_accumulate<T, R, V>(depth, b, 1, R, a, kPanel<T>, acc);
+  multiply_rows<T, R, V>(depth, b, b_step, a, kPanel<T>, acc);
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
     if (r < rows) {
@@ -101,7 +101,7 @@ void add_near(const ChunkCall<T>& call, const ChunkScratch<T>& at, Index chunk, 
     if (source < 0 || source >= call.chunks()) continue;
     const Index j0 = call.begin(source), nj = call.rows(source);
     const PlainRows<T> x = plain_rows(call.x, j0, nj, s.c_pad, scratch + at.x);
-    if (!call.plain()) pack_rows(call.b, j0, nj, scratch + at.b_rows);
+    const PlainRows<T> b = call.plain() ? PlainRows<T>{} : whole_rows(call.b, j0, nj, s.m_pad, scratch + at.b);
     for (Index p = 0, i = 0; i < ni; ++p, i += kPanel<T>) {
       Index from, to;
       visible_sources(mask, i0 + i, kPanel<T>, j0, nj, from, to);
@@ -120,12 +120,11 @@ void add_near(const ChunkCall<T>& call, const ChunkScratch<T>& at, Index chunk, 
         hn::Vec<Wide<T>> sum[V];
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
-        const T* b = scratch + at.b_rows + from * s.m;
-        for (Index j = from; j < to; j += kRows) {
-          with_tile_rows(nj - j, [&](auto height) HWY_ATTR {
+        for (Index j = from; j < to;) {
+          j += with_even_rows(to - j, [&](auto height) HWY_ATTR {
             constexpr int R = height;
-            near_scores<R, V>(s.m, b, scratch + at.a_lanes + i * s.m, to - j, near - j, scores + j * kPanel<T>, sum);
-            b += s.m * R;
+            near_scores<R, V>(s.m, b.row(j), b.step, scratch + at.a_lanes + i * s.m, to - j, near - j, scores + j * kPanel<T>,
+                              sum);
           });
         }
 #pragma GCC unroll 2

@@ -76,7 +76,12 @@ class BackwardSweepRun {
     };
     tasks.advance = [&](Index t0, Index t1, Index block, int worker) { advance(t0, t1, block, own(worker)); };
     tasks.rows = [&](Index t0, Index t1, int worker) {
-      for (Index t = t0; t < t1; ++t) reads(t, near_wanted() ? near_entries(worker, t - t0) : nullptr, scratch(worker));
+      Steps& steps = own(worker);
+      if (steps.rows_end != t0) steps.rows_begin = t0;
+      steps.rows_end = t1;
+      for (Index t = t0; t < t1; ++t) {
+        reads(steps.rows_begin, t, near_wanted() ? near_entries(worker, t - t0) : nullptr, scratch(worker));
+      }
     };
     if (near_wanted()) {
       tasks.gather = [&](Index t0, Index t1, int worker) {
@@ -88,8 +93,9 @@ class BackwardSweepRun {
   }
 
  private:
-  // Coefficients of a worker's wave.
+  // Coefficients of a worker's wave; which chunks, without a gap, it has done last.
   struct Steps {
+    Index rows_begin = 0, rows_end = 0;
     ChunkSteps<T> sources, rows;
     DerivativeSteps<T> below, above;
 
@@ -151,10 +157,10 @@ class BackwardSweepRun {
     }
   }
 
-  void reads(Index t, T* near, T* scratch) {
+  void reads(Index begin, Index t, T* near, T* scratch) {
     if (near != nullptr) std::fill_n(near, call_.near_size(), T(0));
-    run_reads(call_, sweep_, sweep_.sources.chunk(t), call_.want_a ? plan_.sources.read(t) : nullptr, plan_.rows.read(t), near,
-              scratch);
+    run_reads(call_, sweep_, sweep_.sources.chunk(begin), sweep_.sources.chunk(t),
+              call_.want_a ? plan_.sources.read(t) : nullptr, plan_.rows.read(t), near, scratch);
   }
 
   // By offsets of the transposed mask.

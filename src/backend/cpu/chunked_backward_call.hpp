@@ -41,6 +41,10 @@ struct ChunkBackward {
   }
 };
 
+// Near tiles that a thread's later rows need too stay in memory up to this size, well within the second cache; the others are
+// computed twice, to the same bits.
+inline constexpr Index kKeptBytes = 96 << 10;
+
 // Scratch of one worker, in elements, each part on whole cache lines.
 template <class T>
 struct ChunkBackwardScratch {
@@ -48,6 +52,7 @@ struct ChunkBackwardScratch {
   Index plain_m, plain_c, weighted, factor;                           // moments; near tiles: rows of other chunks
   Index x, a, b, y_bar, r_bar, ones, a_bar, b_bar, x_bar;             // rows of the own chunk, where not the caller's
   Index y_lanes, x_lanes, b_lanes, r_other, p, g, q, q_step, turned;  // near tiles; reads
+  Index kept, kept_distance = 0, tile;                                // P of near tiles for rows to come, see kept_tile
 
   ChunkBackwardScratch(const TileGeometry& g_, const ChunkBackward<T>& call) {
     const Index chunk = call.mask->chunk, m = call.m, c = call.c, vector = g_.panel / 2;
@@ -73,6 +78,18 @@ struct ChunkBackwardScratch {
     q_step = chunk + 2 * vector;
     q = take(chunk * q_step);
     turned = take(m * call.c_pad + g_.rows);
+    tile = chunk * chunk;
+    const auto tiles = [](Index distance) { return distance * (distance + 3) / 2; };
+    while (call.near && call.want_a && call.want_sources && call.mask->has_lower && kept_distance + 1 < call.mask->gap &&
+           tiles(kept_distance + 1) * tile * static_cast<Index>(sizeof(T)) <= kKeptBytes) {
+      ++kept_distance;
+    }
+    kept = take(tiles(kept_distance) * tile);
+  }
+  // The tile of rows `distance` chunks above its sources, 1 .. kept_distance. Of as many sources as are needed again and one
+  // more: that of a chunk is made before its rows take those that came before.
+  Index kept_tile(Index distance, Index source) const {
+    return kept + ((distance - 1) * (distance + 2) / 2 + source % (distance + 1)) * tile;
   }
   Index take(Index n) {
     const Index at = size;
@@ -149,9 +166,10 @@ void run_row_moments(const ChunkBackward<T>& call, const T* weights, Index basis
 // out[q * basis + p] = sum over elements [from, to) of state_q moment_p.
 template <class T>
 void run_state_dots(Index basis, Index states, Index step, Index from, Index to, const T* moments, const T* state, T* out);
-// What one chunk reads of states of sources and of rows (null: nothing far), and its near tiles.
+// What one chunk reads of states of sources and of rows (null: nothing far), and its near tiles. begin: this worker has made
+// the near tiles of all chunks from this one on.
 template <class T>
-void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,
-               const T* row_reads, T* near_bar, T* scratch);
+void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index begin, Index chunk,
+               const T* source_reads, const T* row_reads, T* near_bar, T* scratch);
 
 }  // namespace espalier::backend

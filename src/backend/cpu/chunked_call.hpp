@@ -211,13 +211,12 @@ struct ChunkSweep {
 template <class T>
 struct ChunkScratch {
   Index size = 0;
-  Index a_lanes, b_rows, b_plain, x, x_weighted, scores, sums, y;
+  Index a_lanes, b, x, x_weighted, scores, sums, y;
 
   ChunkScratch(const TileGeometry& g, const MomentShape& s, Index chunk, bool plain) {
     const Index rank = plain ? 0 : s.m, panels = (chunk + g.panel - 1) / g.panel;
     a_lanes = take(panels * rank * g.panel);
-    b_rows = take(g.padded_rows(chunk) * rank);
-    b_plain = take(chunk * s.m_pad + g.rows);
+    b = take(g.padded_rows(chunk) * s.m_pad + g.rows);
     x = take(chunk * s.c_pad + g.rows);
     x_weighted = take(plain ? 0 : chunk * g.panel);
     scores = take(plain ? 0 : chunk * g.panel);

@@ -114,8 +114,8 @@ void add_terms(TermGradients<T>& terms, bool upper, typename TermGradients<T>::R
 
 // Everything that one chunk reads: source states (for its rows) and row states (for its sources); null: nothing far.
 template <class T>
-void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,
-                 const T* row_reads, T* near_bar, T* scratch) {
+void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index begin, Index chunk,
+                 const T* source_reads, const T* row_reads, T* near_bar, T* scratch) {
   if (call.add && source_reads == nullptr && row_reads == nullptr) return;
   const ChunkBackwardScratch<T> at({kPanel<T>, kRows}, call);
   const Index t0 = call.begin(chunk), n = call.rows(chunk), m = call.m, c = call.c, size = call.mask->chunk;
@@ -130,7 +130,7 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
   if (call.want_x) own.x_bar = open_gradient(call.x_bar, t0, n, call.c_pad, scratch + at.x_bar, own.x_step);
   if (call.near) {
     if (call.want_sources) near_sources(call, at, chunk, own, near_bar, scratch);
-    if (call.want_a) near_rows(call, at, chunk, !call.want_sources, own, scratch);
+    if (call.want_a) near_rows(call, at, chunk, !call.want_sources, begin, own, scratch);
   }
   // The next chunk's gradients are asked for during the products that go to this one's.
   const Index next = sweep.sources.upward ? chunk + 1 : chunk - 1, coming = call.rows_or_none(next);
@@ -201,9 +201,9 @@ void chunk_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& swee
                          T* out) {                                                                                           \
     state_dots(basis, states, step, from, to, moments, state, out);                                                          \
   }                                                                                                                          \
-  void chunk_reads_##name(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk,                     \
+  void chunk_reads_##name(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index begin, Index chunk,        \
                           const T* source_reads, const T* row_reads, T* near_bar, T* scratch) {                              \
-    chunk_reads(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                                             \
+    chunk_reads(call, sweep, begin, chunk, source_reads, row_reads, near_bar, scratch);                                      \
   }
 ESPALIER_KERNELS(float, float)
 ESPALIER_KERNELS(double, double)
@@ -232,9 +232,9 @@ namespace espalier::backend {
     ESPALIER_DISPATCH(row_moments_##name)(call, weights, basis, chunk, upward, scratch, moments);                            \
   }                                                                                                                          \
   template <>                                                                                                                \
-  void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index chunk, const T* source_reads,       \
-                 const T* row_reads, T* near_bar, T* scratch) {                                                              \
-    ESPALIER_DISPATCH(chunk_reads_##name)(call, sweep, chunk, source_reads, row_reads, near_bar, scratch);                   \
+  void run_reads(const ChunkBackward<T>& call, const ChunkBackwardSweep<T>& sweep, Index begin, Index chunk,                 \
+                 const T* source_reads, const T* row_reads, T* near_bar, T* scratch) {                                       \
+    ESPALIER_DISPATCH(chunk_reads_##name)(call, sweep, begin, chunk, source_reads, row_reads, near_bar, scratch);            \
   }
 ESPALIER_KERNELS(float, float)
 ESPALIER_KERNELS(double, double)
