@@ -231,7 +231,7 @@ TEST_CASE_TEMPLATE("exponentials: moments of whole pages, with row sums and with
     const std::vector<T> a = random(w.m, 1), b = random(w.m, 2), x = random(w.c, 3);
     std::vector<T> y(x.size()), exact(x.size()), sums(static_cast<std::size_t>(n)), exact_sums(sums.size());
     const LowRankInputs<T> in{{a.data(), n, w.m}, {b.data(), n, w.m}, {x.data(), n, w.c}};
-    const auto row_sum = [&](std::vector<T>& v) { return w.sums ? VectorView<T>(v.data(), n) : VectorView<T>(); };
+    const auto row_sum = [&](std::vector<T>& v) { return w.sums ? VectorView<T>{v.data(), n} : VectorView<T>{}; };
     mask.multiply_low_rank(in, {{y.data(), n, w.c}, row_sum(sums)});
     tiles.multiply_low_rank(in, {{exact.data(), n, w.c}, row_sum(exact_sums)});
     double worst = 0;  // everything is positive: relative to what is summed
