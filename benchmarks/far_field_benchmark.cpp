@@ -3,7 +3,8 @@
 //
 // usage: far_field_benchmark [LARGEST_SIDE [ROUNDS]]      float, m = c = 64, one thread (default 256 3)
 // Times are thread CPU time, the engines one after the other in every round, the least of all rounds. Errors are against double
-// on some fifty rows: of the whole and of the worst row, relative to the same sums of absolute values.
+// on some fifty rows: of the whole and of the worst row, relative to the same sums of absolute values. Gradients of a, b and x,
+// of the far field and of tiles up to 16,384 points: as multiples of the product.
 #include <espalier/core/random.hpp>
 #include <espalier/masks/grid.hpp>
 
@@ -37,11 +38,12 @@ struct Case {
 
 struct Operands {
   Index length;
-  std::vector<float> a, b, x, y, sums;
+  std::vector<float> a, b, x, y, sums, a_bar, b_bar, x_bar;
   explicit Operands(Index n) : length(n) {
     const Random random(3);
     const auto size = static_cast<std::size_t>(n * kWidth);
     a.resize(size), b.resize(size), x.resize(size), y.resize(size), sums.resize(static_cast<std::size_t>(n));
+    a_bar.resize(size), b_bar.resize(size), x_bar.resize(size);
     for (std::size_t i = 0; i < size; ++i) {
       a[i] = static_cast<float>(random.uniform(3 * i));
       b[i] = static_cast<float>(random.uniform(3 * i + 1));
@@ -52,6 +54,15 @@ struct Operands {
     const double start = cpu_seconds();
     mask.multiply_low_rank({{a.data(), length, kWidth}, {b.data(), length, kWidth}, {x.data(), length, kWidth}},
                            {{y.data(), length, kWidth}, {sums.data(), length}}, kOneThread);
+    return cpu_seconds() - start;
+  }
+  // With the outputs as cotangents.
+  double backward_seconds(const Mask<float>& mask) {
+    const double start = cpu_seconds();
+    mask.multiply_low_rank_vjp(
+        {{a.data(), length, kWidth}, {b.data(), length, kWidth}, {x.data(), length, kWidth}},
+        {{y.data(), length, kWidth}, {sums.data(), length}},
+        {{a_bar.data(), length, kWidth}, {b_bar.data(), length, kWidth}, {x_bar.data(), length, kWidth}, {}}, kOneThread);
     return cpu_seconds() - start;
   }
 };
@@ -114,7 +125,7 @@ void run(const Case& c, int rounds) {
   struct Engine {
     std::string name;
     GridMask<float> mask;
-    double best = std::numeric_limits<double>::infinity();
+    double best = std::numeric_limits<double>::infinity(), backward = best;
     Errors error{};
   };
   std::vector<Engine> engines;
@@ -140,6 +151,7 @@ void run(const Case& c, int rounds) {
     for (Engine& e : engines) {
       e.best = std::min(e.best, o.seconds(e.mask));
       if (round == 0) e.error = errors(c, o);
+      if (e.name == "far-field" || length <= 16384) e.backward = std::min(e.backward, o.backward_seconds(e.mask));
     }
   }
   GridOptions options;
@@ -147,8 +159,10 @@ void run(const Case& c, int rounds) {
   const std::string chosen = GridMask<float>(c.sizes, c.table, options).report(shape).engine;
   for (const Engine& e : engines) {
     const Report report = e.mask.report(shape);
-    std::printf("  %-10s %9.4f s  %6.2f x tiles  error %.1e  worst row %.1e%s\n", e.name.c_str(), e.best,
-                engines.front().best / e.best, e.error.whole, e.error.row, e.name == chosen ? "  <- chosen" : "");
+    std::printf("  %-10s %9.4f s  %6.2f x tiles  error %.1e  worst row %.1e", e.name.c_str(), e.best,
+                engines.front().best / e.best, e.error.whole, e.error.row);
+    if (std::isfinite(e.backward)) std::printf("  gradients %.2f x", e.backward / e.best);
+    std::printf("%s\n", e.name == chosen ? "  <- chosen" : "");
     if (report.certificate) {
       std::printf("             set-up %.3f s, certified row error %.1e, %s\n", set_up, report.certificate->row.value_or(1),
                   report.reason.c_str());

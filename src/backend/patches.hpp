@@ -88,7 +88,8 @@ void patch_multiply(const PatchedGrid<T>& m, MatrixView<const T, B> x, MatrixVie
 template <class T, class B>
 void patch_low_rank(const PatchedGrid<T>& m, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                     const Context<B>& context);
-// Its gradients (core/mask.hpp has the formulas), three products; gradients.parameters is not used.
+// Its gradients (core/mask.hpp has the formulas) in one pass: near scores computed once, the far field gone through once each
+// way; gradients.parameters is not used.
 template <class T, class B>
 void patch_low_rank_vjp(const PatchedGrid<T>& m, const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                         const LowRankGradients<T, B>& gradients, const Context<B>& context);

@@ -28,7 +28,8 @@ class FarFieldEngine final : public GridEngine<T> {
                 const Context<Cpu>& context) const override;
   void multiply_low_rank(const std::string& engine, const LowRankInputs<T, Cpu>& in, const LowRankOutputs<T, Cpu>& out,
                          bool transpose, const Context<Cpu>& context) const override;
-  // Never learns: the gradient of a table is a correlation, which GridMask has.
+  // Never learns: the gradient of a table is a correlation, which GridMask has. A far field of the derivatives, whose couplings
+  // the moments could be contracted with, would have to be set up at every step and take as long.
   bool multiply_low_rank_vjp(const std::string& engine, const LowRankInputs<T, Cpu>& in,
                              const LowRankCotangents<T, Cpu>& cotangents, const LowRankGradients<T, Cpu>& gradients, bool learn,
                              std::vector<double>& parameter_bar, const Context<Cpu>& context) const override;

@@ -53,6 +53,47 @@ void all_tiles(Index rows, Index cols, Index depth, const T* a, Index a_row, Ind
   }
 }
 
+// R rows of a reading, all columns: panel by panel, each dot in one vector until the end.
+template <int R, class T>
+HWY_INLINE void read_rows(const BlockReading<T>& g, Index i) {
+  const Wide<T> d;
+  hn::Vec<Wide<T>> sums[R];
+  for (int r = 0; r < R; ++r) sums[r] = hn::Zero(d);
+  for (Index j = 0; j < g.cols; j += kPanel<T>) {
+    Accumulator<T, R, 2> acc;
+    clear(acc);
+    multiply_accumulate(g.depth, g.a + i * g.a_row, g.a_row, g.a_step, g.b + j, g.b_step, acc);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) {
+        const Index k = j + v * kLanes<T>;
+        if (g.dots != nullptr) sums[r] = hn::MulAdd(acc.c[r][v], hn::LoadU(d, g.x + (i + r) * g.x_step + k), sums[r]);
+        if (g.y != nullptr) {
+          T* to = g.y + (i + r) * g.y_step + k;
+          hn::StoreU(hn::MulAdd(acc.c[r][v], hn::Set(d, g.scale[(i + r) * g.scale_step]), hn::LoadU(d, to)), d, to);
+        }
+      }
+    }
+  }
+  for (int r = 0; r < R && g.dots != nullptr; ++r) g.dots[(i + r) * g.dots_step] += hn::GetLane(hn::SumOfLanes(d, sums[r]));
+}
+
+template <class T>
+void read_all(const BlockReading<T>& g) {
+  constexpr int kThird = kRows / 3;
+  Index i = 0;
+  for (; i + kRows <= g.rows; i += kRows) read_rows<kRows>(g, i);
+  for (; i + kThird <= g.rows; i += kThird) read_rows<kThird>(g, i);
+  for (; i < g.rows; ++i) read_rows<1>(g, i);
+}
+
+void reading_float(const BlockReading<float>& g) {
+  read_all(g);
+}
+void reading_double(const BlockReading<double>& g) {
+  read_all(g);
+}
 void block_product_float(Index rows, Index cols, Index depth, const float* a, Index a_row, Index a_step, const float* b,
                          Index b_step, float* c, Index c_step, bool add) {
   all_tiles(rows, cols, depth, a, a_row, a_step, b, b_step, c, c_step, add);
@@ -77,6 +118,8 @@ namespace espalier::backend {
 
 HWY_EXPORT(block_product_float);
 HWY_EXPORT(block_product_double);
+HWY_EXPORT(reading_float);
+HWY_EXPORT(reading_double);
 HWY_EXPORT(transpose_float);
 HWY_EXPORT(transpose_double);
 
@@ -92,6 +135,17 @@ void block_product(Index rows, Index cols, Index depth, const T* a, Index a_row,
 }
 template void block_product(Index, Index, Index, const float*, Index, Index, const float*, Index, float*, Index, bool);
 template void block_product(Index, Index, Index, const double*, Index, Index, const double*, Index, double*, Index, bool);
+
+template <class T>
+void block_reading(const BlockReading<T>& r) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    ESPALIER_DISPATCH(reading_float)(r);
+  } else {
+    ESPALIER_DISPATCH(reading_double)(r);
+  }
+}
+template void block_reading(const BlockReading<float>&);
+template void block_reading(const BlockReading<double>&);
 
 template <class T>
 void transpose_block(const T* x, Index x_stride, Index rows, Index cols, T* y, Index y_stride) {

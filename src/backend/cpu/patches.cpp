@@ -8,11 +8,8 @@
 #include "backend/patches.hpp"
 
 #include "backend/block_product.hpp"
-#include "backend/cpu/chunked_call.hpp"
-#include "backend/cpu/parallel.hpp"
-#include "backend/cpu/patch_pass.hpp"
+#include "backend/cpu/patch_call.hpp"
 #include "backend/cpu/progress_part.hpp"
-#include "backend/cpu/tile_geometry.hpp"
 #include "backend/elementwise.hpp"
 #include "backend/tiles.hpp"
 
@@ -21,12 +18,6 @@
 namespace espalier::backend {
 
 namespace {
-
-// Panels of an odd number of features: rows of moments an odd multiple of c apart do not meet in the same few places of the
-// first-level cache.
-constexpr Index kMostPanel = 13;
-// Moments and locals of a panel: what a core's share of the last cache holds.
-constexpr std::size_t kPanelBytes = 32u << 20;
 
 // One product with everything in patch order; rows are padded to whole blocks (kBlockPadding), the padding is zero.
 template <class T>
@@ -61,82 +52,14 @@ struct PatchScratch {
   }
 };
 
-// Features of a panel: as many as keep moments and locals in cache, or, where even five do not, in half of the scratch memory.
-template <class T>
-Index panel_features(const PatchedGrid<T>& grid, Index features, Index width, std::size_t scratch_bytes) {
-  const std::size_t each = static_cast<std::size_t>(2 * std::max<Index>(1, PatchPass<T>::elements(grid) * width)) * sizeof(T);
-  const auto in_cache = static_cast<Index>(kPanelBytes / each), in_memory = static_cast<Index>(scratch_bytes / 2 / each);
-  const Index fits = std::clamp<Index>(std::max(in_cache, std::min<Index>(5, in_memory)), 1, kMostPanel);
-  return std::min(features, (fits - 1) / 2 * 2 + 1);
-}
-
-// Basis vectors at the points of a leaf, [points, R]: as rows read them, or as sources do.
-template <class T>
-void leaf_basis(const PatchedGrid<T>& grid, Index leaf, bool mirrored, T* out) {
-  const PatchLevel<T>& l = grid.levels.front();
-  const Axes at = place(leaf, l.patches);
-  Axes size{};
-  for (std::size_t t = 0; t < 3; ++t) size[t] = std::min(grid.patch[t], grid.sizes[t] - at[t] * grid.patch[t]);
-  const Index points = count(size), all = count(grid.patch);
-  for (Index i = 0; i < points; ++i, out += l.basis) {
-    const Index in_patch = flat(place(i, size), grid.patch);
-    std::copy_n(grid.leaf.data() + (mirrored ? all - 1 - in_patch : in_patch) * l.basis, l.basis, out);
-  }
-}
-
-Context<Cpu> within_task(const Context<Cpu>& context) {
-  Context<Cpu> inner = context;
-  inner.threads = 1;
-  inner.progress = nullptr;
-  return inner;
-}
-
-template <class T>
-void add_rows(const T* from, Index from_stride, Index rows, Index cols, T* to, Index to_stride) {
-  for (Index i = 0; i < rows; ++i) {
-    for (Index k = 0; k < cols; ++k) to[i * to_stride + k] += from[i * from_stride + k];
-  }
-}
-
-// Runs of near leaves of a leaf, one after the other in patch order: calls visit(first leaf, last leaf).
-template <class T, class F>
-void visit_near(const PatchedGrid<T>& grid, Index leaf, const F& visit) {
-  Axes patches{}, low{}, high{};
-  for (std::size_t t = 0; t < 3; ++t) patches[t] = (grid.sizes[t] + grid.patch[t] - 1) / grid.patch[t];
-  const Axes at = place(leaf, patches);
-  for (std::size_t t = 0; t < 3; ++t) {
-    low[t] = std::max<Index>(0, at[t] - 1);
-    high[t] = std::min(patches[t] - 1, at[t] + 1);
-  }
-  for (Index p = low[0]; p <= high[0]; ++p) {
-    for (Index q = grid.cross ? 0 : low[1]; q <= (grid.cross ? patches[1] - 1 : high[1]); ++q) {
-      if (grid.cross && q == at[1]) {
-        visit(flat({p, q, 0}, patches), flat({p, q, patches[2] - 1}, patches));
-      } else if (q >= low[1] && q <= high[1]) {
-        visit(flat({p, q, low[2]}, patches), flat({p, q, high[2]}, patches));
-      } else {
-        visit(flat({p, q, at[2]}, patches), flat({p, q, at[2]}, patches));
-      }
-    }
-  }
-}
-
 // Near pairs of one leaf: y and row sums are overwritten.
 template <class T>
 void near_leaf(const PatchCall<T>& call, Index leaf, T* sums, T* y, const Context<Cpu>& inner) {
-  const PatchedGrid<T>& grid = *call.grid;
   const Index i0 = call.begin(leaf), ni = call.points(leaf);
-  Entries<T, Cpu> e;
-  e.kind = EntryKind::offset_table;
-  e.rows = ni;
-  e.table = (call.transpose ? grid.near_mirrored : grid.near).data();
-  e.table_size = static_cast<Index>(grid.near.size());
-  e.row_key = grid.row_key.data() + i0;
   bool first = true;
-  visit_near(grid, leaf, [&](Index from, Index last) {
-    const Index j0 = call.begin(from), nj = call.begin(last + 1) - j0;
-    e.cols = nj;
-    e.col_key = grid.key.data() + j0;
+  visit_near(*call.grid, leaf, [&](Index from, Index last, Near) {
+    const Entries<T, Cpu> e = near_entries(*call.grid, call.transpose, leaf, from, last);
+    const Index j0 = call.begin(from), nj = e.cols;
     const MatrixView<T, Cpu> to = first ? call.y.row_range(i0, ni) : MatrixView<T, Cpu>(y, ni, call.y.cols);
     const MatrixView<const T, Cpu> x = call.x.row_range(j0, nj);
     VectorView<T, Cpu> r;
@@ -254,49 +177,6 @@ void run(const PatchCall<T>& call, const Context<Cpu>& context) {
   }
 }
 
-// ---- into patch order and back -----------------------------------------------------------------------------------------
-
-// A matrix in patch order, columns padded with zeros; `last`: one more column (ones where it has no data).
-template <class T>
-struct Ordered {
-  Buffer<T, Cpu> memory;
-  MatrixView<T, Cpu> view;
-  Ordered(const PatchedGrid<T>& grid, Index cols)
-      : memory(static_cast<Index>(grid.index.size()) * padded_width(std::max<Index>(1, cols))),
-        view(memory.data(), static_cast<Index>(grid.index.size()), cols, padded_width(std::max<Index>(1, cols))) {
-    std::fill_n(memory.data(), memory.size(), T(0));
-  }
-};
-enum class Last { none, ones, vector };
-
-constexpr Index kRowsAtOnce = 1024;
-
-template <class T>
-Ordered<T> ordered(const PatchedGrid<T>& grid, MatrixView<const T, Cpu> x, Last last, VectorView<const T, Cpu> vector,
-                   const Context<Cpu>& context) {
-  const Index own = x ? x.cols : 0, cols = own + (last == Last::none ? 0 : 1);
-  Ordered<T> r(grid, cols);
-  const Index rows = r.view.rows;
-  parallel_for(context, (rows + kRowsAtOnce - 1) / kRowsAtOnce, [&](Index t, int) {
-    for (Index i = t * kRowsAtOnce; i < std::min(rows, (t + 1) * kRowsAtOnce); ++i) {
-      const Index from = grid.index[static_cast<std::size_t>(i)];
-      T* to = r.view.row(i);
-      if (own > 0) std::copy_n(x.row(from), own, to);
-      if (last != Last::none) to[own] = last == Last::ones ? T(1) : vector[from];
-    }
-  });
-  return r;
-}
-
-template <class T>
-void put_back(const PatchedGrid<T>& grid, MatrixView<const T, Cpu> from, MatrixView<T, Cpu> to, const Context<Cpu>& context) {
-  parallel_for(context, (to.rows + kRowsAtOnce - 1) / kRowsAtOnce, [&](Index t, int) {
-    for (Index i = t * kRowsAtOnce; i < std::min(to.rows, (t + 1) * kRowsAtOnce); ++i) {
-      std::copy_n(from.row(i), to.cols, to.row(grid.index[static_cast<std::size_t>(i)]));
-    }
-  });
-}
-
 // y = (M ∘ A Bᵀ) X for operands in patch order, columns of x in blocks.
 template <class T>
 void product(const PatchedGrid<T>& grid, bool transpose, MatrixView<const T, Cpu> a, MatrixView<const T, Cpu> b,
@@ -321,7 +201,7 @@ void product(const PatchedGrid<T>& grid, bool transpose, MatrixView<const T, Cpu
 template <class T, class B>
 void patch_multiply(const PatchedGrid<T>& m, MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose,
                     const Context<B>& context) {
-  const Ordered<T> own = ordered<T>(m, x, Last::none, {}, context);
+  const Ordered<T> own = ordered<T>(m, x, context);
   product<T>(m, transpose, {}, {}, own.view, y, {}, context);
 }
 
@@ -333,69 +213,34 @@ void patch_low_rank(const PatchedGrid<T>& m, const LowRankInputs<T, B>& in, cons
     if (out.row_sum) fill(MatrixView<T, Cpu>(out.row_sum.data, 1, out.row_sum.size), T(0), context);
     return;
   }
-  const Ordered<T> a = ordered<T>(m, in.a, Last::none, {}, context), b = ordered<T>(m, in.b, Last::none, {}, context),
-                   x = ordered<T>(m, in.x, Last::none, {}, context);
+  const Ordered<T> a = ordered<T>(m, in.a, context), b = ordered<T>(m, in.b, context), x = ordered<T>(m, in.x, context);
   product<T>(m, transpose, a.view, b.view, x.view, out.y, out.row_sum, context);
-}
-
-// With W_ij = [y_bar_i, r_bar_i] . [x_j, 1] each gradient is a masked product with other roles:
-//   a_bar = (M ∘ W) B,    b_bar = (M ∘ W)ᵀ A,    x_bar = (M ∘ A Bᵀ)ᵀ y_bar.
-template <class T, class B>
-void patch_low_rank_vjp(const PatchedGrid<T>& m, const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
-                        const LowRankGradients<T, B>& gradients, const Context<B>& context) {
-  const MatrixView<const T, B> y_bar = in.x.cols > 0 ? cotangents.y : MatrixView<const T, B>{};
-  const bool any = in.a.cols > 0 && (y_bar || cotangents.row_sum);
-  for (const auto& out : {gradients.a, gradients.b, gradients.x}) {
-    if (out && !any) fill(out, T(0), context);
-  }
-  if (gradients.x && !y_bar) fill(gradients.x, T(0), context);
-  if (!any) return;
-  const bool sums = static_cast<bool>(cotangents.row_sum), with_x = gradients.x && y_bar;
-  // Each product counts alike.
-  const int products = (with_x ? 1 : 0) + (gradients.a ? 1 : 0) + (gradients.b ? 1 : 0);
-  const auto share = [&](int k) { return static_cast<double>(k) / products; };
-  const ProgressPart x_part(context, 0, share(1)), a_part(context, share(with_x ? 1 : 0), share(with_x ? 2 : 1)),
-      b_part(context, share(products - 1), 1);
-  const Ordered<T> a = ordered<T>(m, in.a, Last::none, {}, context), b = ordered<T>(m, in.b, Last::none, {}, context);
-  if (with_x) {
-    const Ordered<T> y = ordered<T>(m, y_bar, Last::none, {}, context);
-    product<T>(m, true, b.view, a.view, y.view, gradients.x, {}, x_part.context());
-  }
-  if (!gradients.a && !gradients.b) return;
-  const Ordered<T> w = ordered<T>(m, y_bar, sums ? Last::vector : Last::none, cotangents.row_sum, context);
-  const Ordered<T> x = ordered<T>(m, y_bar ? in.x : MatrixView<const T, B>{}, sums ? Last::ones : Last::none, {}, context);
-  if (gradients.a) product<T>(m, false, w.view, x.view, b.view, gradients.a, {}, a_part.context());
-  if (gradients.b) product<T>(m, true, x.view, w.view, a.view, gradients.b, {}, b_part.context());
 }
 
 template <class T>
 std::size_t patch_bytes(const PatchedGrid<T>& m, Index rank, Index columns) {
-  // A gradient's product has c + 1 features.
-  const Index features = rank > 0 ? std::max(rank, columns + 1) : 0;
-  const Index block = std::min(kColumnBlock, std::max(columns, rank)), width = padded_width(std::max<Index>(1, block));
-  const Index panel = rank > 0 ? panel_features(m, features, width, Context<Cpu>{}.scratch_bytes) : 1;
-  const Index lanes = std::max(std::max(panel, std::min<Index>(features, kMostPanel)) * width, padded_width(features));
+  const Index block = std::min(kColumnBlock, std::max<Index>(1, columns)), width = padded_width(block);
+  const Index panel = rank > 0 ? panel_features(m, rank, width, Context<Cpu>{}.scratch_bytes) : 1;
+  const Index lanes = std::max(panel * width, padded_width(rank));
   const Index leaves = static_cast<Index>(m.start.size()) - 1, workers = std::min(leaves, kMaxWorkers);
-  const Index ordered_columns = 2 * padded_width(std::max<Index>(1, columns)) + 2 * padded_width(rank);
-  Index points = 0, near = 1;
-  for (std::size_t t = 0; t < 3; ++t) near *= m.cross ? m.sizes[t] : std::min<Index>(3 * m.patch[t], m.sizes[t]);
-  if (m.cross) near = std::min(near, m.patch[1] * m.sizes[2]);
-  points = count(m.patch);
-  std::size_t bytes = tile_low_rank_bytes<Cpu>(points, near, rank, columns, sizeof(T)) * static_cast<std::size_t>(workers);
-  bytes += static_cast<std::size_t>(workers * PatchScratch<T>(m, std::max<Index>(panel, 1), features, block).size +
-                                    2 * PatchPass<T>::elements(m) * lanes + kBlockPadding +
+  // Operands and gradients in patch order: a, b, x, y and, of gradients, one more of each.
+  const Index ordered_columns = 4 * padded_width(std::max<Index>(1, columns)) + 4 * padded_width(rank);
+  const Index points = count(m.patch), run = longest_run(m);
+  // Gradients take more for a worker: those of a run of sources beside the leaf's own.
+  const Index worker = PatchScratch<T>(m, panel, rank, block).size +
+                       (rank > 0 ? run * (padded_width(rank) + padded_width(std::max<Index>(1, columns))) + 256 : 0);
+  std::size_t bytes = tile_low_rank_bytes<Cpu>(points, run, rank, columns, sizeof(T)) * static_cast<std::size_t>(workers);
+  bytes += static_cast<std::size_t>(workers * worker + 2 * PatchPass<T>::elements(m) * lanes + kBlockPadding +
                                     static_cast<Index>(m.index.size()) * (ordered_columns + 1)) *
            sizeof(T);
   return bytes;
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                                           \
-  template void patch_multiply(const PatchedGrid<T>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, bool,                 \
-                               const Context<Cpu>&);                                                                      \
-  template void patch_low_rank(const PatchedGrid<T>&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, bool,  \
-                               const Context<Cpu>&);                                                                      \
-  template void patch_low_rank_vjp(const PatchedGrid<T>&, const LowRankInputs<T, Cpu>&, const LowRankCotangents<T, Cpu>&, \
-                                   const LowRankGradients<T, Cpu>&, const Context<Cpu>&);                                 \
+#define ESPALIER_INSTANTIATE(T)                                                                                          \
+  template void patch_multiply(const PatchedGrid<T>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, bool,                \
+                               const Context<Cpu>&);                                                                     \
+  template void patch_low_rank(const PatchedGrid<T>&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, bool, \
+                               const Context<Cpu>&);                                                                     \
   template std::size_t patch_bytes(const PatchedGrid<T>&, Index, Index);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(double)
