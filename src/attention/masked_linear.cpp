@@ -53,18 +53,24 @@ backend::Buffer<T, B> row_weights(const LinearOptions& o, Index first, Index row
 template <class T, class B>
 class HeadProduct {
  public:
-  HeadProduct(const Mask<T, B>* mask, const AttentionSizes& s, Causal causal) : mask_(mask) {
+  // `relu`: forward_relu will be asked for.
+  HeadProduct(const Mask<T, B>* mask, const AttentionSizes& s, Causal causal, bool relu) : mask_(mask) {
     if (mask == nullptr) {
       ones_ = std::make_shared<OnesMask<T, B>>(s.queries, s.keys, causal != Causal::none, causal_shift(causal, s));
       mask_ = ones_.get();
+    }
+    if (mask == nullptr || causal == Causal::none) {
+      if (relu && mask_->runs_by_tiles({.columns = s.values, .rank = std::max<Index>(1, s.width)})) {
+        entries_ = mask_->entries();
+        tiles_ = entries_.kind != EntryKind::none;
+      }
       return;
     }
-    if (causal == Causal::none) return;
     entries_ = mask->entries();
     if (entries_.kind == EntryKind::none) {
       throw ValueError("causal attention over a mask whose entries cannot be had by tile; wrap the mask in CausalMask");
     }
-    own_ = true;
+    own_ = tiles_ = true;
     const Index shift = causal_shift(causal, s);
     entries_.causal_shift = entries_.causal ? std::min(entries_.causal_shift, shift) : shift;
     entries_.causal = true;
@@ -76,6 +82,14 @@ class HeadProduct {
     } else {
       mask_->multiply_low_rank(in, out, context);
     }
+  }
+
+  // Whether forward_relu can run: products of tiles make these features themselves.
+  bool takes_relu() const { return backend::tiles_take_relu<B> && tiles_; }
+  // forward with max(a, 0) + epsilon and max(b, 0) + epsilon in the place of a and b.
+  void forward_relu(T epsilon, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out,
+                    const Context<B>& context) const {
+    if constexpr (backend::tiles_take_relu<B>) backend::tile_low_rank_relu(entries_, epsilon, in, out, context);
   }
 
   void backward(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& bars, const LowRankGradients<T, B>& out,
@@ -100,7 +114,8 @@ class HeadProduct {
   std::shared_ptr<const Mask<T, B>> ones_;
   const Mask<T, B>* mask_;
   Entries<T, B> entries_;
-  bool own_ = false;
+  bool own_ = false;    // products over entries_, in both directions
+  bool tiles_ = false;  // entries_ are there for forward_relu
 };
 
 bool maps_elements(const LinearOptions& o) {
@@ -133,9 +148,9 @@ struct HeadKeys {
   backend::Buffer<T, B> memory_k, memory_v;
   MatrixView<const T, B> k, v;
 
-  HeadKeys(MatrixView<const T, B> keys, MatrixView<const T, B> values, Index count, const LinearOptions& options,
+  HeadKeys(MatrixView<const T, B> keys, MatrixView<const T, B> values, Index count, const LinearOptions* features,
            const Context<B>& context)
-      : k(product_rows<T, B>(keys, count, &options, memory_k, context)),
+      : k(product_rows<T, B>(keys, count, features, memory_k, context)),
         v(product_rows<T, B>(values, count, nullptr, memory_v, context)) {}
 };
 
@@ -174,7 +189,7 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
   check_tensor_overlap("normaliser", normaliser, "out", out);
   std::vector<HeadProduct<T, B>> products;
   for (Index i = 0; i < std::max<Index>(1, masks.count()); ++i) {
-    products.emplace_back(masks.empty() ? nullptr : &masks[i], s, options.causal);
+    products.emplace_back(masks.empty() ? nullptr : &masks[i], s, options.causal, options.features == FeatureKind::relu);
   }
 
   std::atomic<Index> floored_rows{0};
@@ -182,14 +197,23 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
   over_tasks(s.batch * s.heads, context, "linear attention", [&](Index t, const Context<B>& inner) {
     const Index b = t / s.heads, h = t % s.heads;
     const Index count = keys_of(options.key_counts, b, s), rows = queries_of(options.key_counts, b, s);
-    const HeadKeys<T, B> keys(k.matrix(b, h / s.group()), v.matrix(b, h / s.group()), count, options, inner);
+    const auto& product = products[static_cast<std::size_t>(masks.empty() ? 0 : masks.index(b, h, s.heads))];
+    // The features of padding keys are zeros, which ReLU with an epsilon would not give.
+    const bool relu = options.features == FeatureKind::relu && count == s.keys && product.takes_relu();
+    const LinearOptions* features = relu ? nullptr : &options;
+    const HeadKeys<T, B> keys(k.matrix(b, h / s.group()), v.matrix(b, h / s.group()), count, features, inner);
     backend::Buffer<T, B> q_memory;
-    const MatrixView<const T, B> qs = product_rows<T, B>(queries.matrix(b, h), s.queries, &options, q_memory, inner);
+    const MatrixView<const T, B> qs = product_rows<T, B>(queries.matrix(b, h), s.queries, features, q_memory, inner);
     const MatrixView<T, B> y = out.matrix(b, h);
     backend::Buffer<T, B> denominator(s.queries, inner);
     const MatrixView<T, B> d = denominator.matrix(s.queries, 1);
-    const auto& product = products[static_cast<std::size_t>(masks.empty() ? 0 : masks.index(b, h, s.heads))];
-    product.forward({qs, keys.k, keys.v}, {y, {denominator.data(), s.queries}}, inner);
+    const LowRankInputs<T, B> in{qs, keys.k, keys.v};
+    const LowRankOutputs<T, B> results{y, {denominator.data(), s.queries}};
+    if (relu) {
+      product.forward_relu(static_cast<T>(options.feature_epsilon), in, results, inner);
+    } else {
+      product.forward(in, results, inner);
+    }
     if (options.weight_epsilon > 0) {
       backend::Visible visible = everything;
       visible.keys = count;
@@ -240,7 +264,7 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
                         {{"q", queries}, {"k", k}, {"v", v}, {"out", out}, {"normaliser", normaliser}, {"out_bar", out_bar}});
   std::vector<HeadProduct<T, B>> products;
   for (Index i = 0; i < std::max<Index>(1, masks.count()); ++i) {
-    products.emplace_back(masks.empty() ? nullptr : &masks[i], s, options.causal);
+    products.emplace_back(masks.empty() ? nullptr : &masks[i], s, options.causal, false);
   }
   const Index parameters = gradients.parameters ? gradients.parameters.cols : 0;
   // Each (batch, head) gathers its parameters' gradient in a row of its own, added up in order at the end, so that the bits do
@@ -258,7 +282,7 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
   const auto work = [&](Index t, const Context<B>& inner) {
     const Index b = t / s.key_heads, hk = t % s.key_heads, group = s.group();
     const Index count = keys_of(options.key_counts, b, s), used = queries_of(options.key_counts, b, s);
-    const HeadKeys<T, B> keys(k.matrix(b, hk), v.matrix(b, hk), count, options, inner);
+    const HeadKeys<T, B> keys(k.matrix(b, hk), v.matrix(b, hk), count, &options, inner);
     backend::Buffer<T, B> y_bar(s.queries * s.values, inner), r_bar(s.queries, inner);
     backend::Buffer<T, B> q_memory;
     backend::Buffer<T, B> q_new(gradients.q ? s.queries * s.width : 0, inner);

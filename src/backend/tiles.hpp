@@ -27,6 +27,15 @@ void tile_multiply_entries_gradient(const Entries<T, B>& m, MatrixView<const T, 
 template <class T, class B>
 void tile_low_rank(const Entries<T, B>& m, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                    const Context<B>& context);
+// The same, not transposed, with max(a, 0) + epsilon and max(b, 0) + epsilon (NaN passes through) in the place of a and b: the
+// features that map_elements would give, made while rows are packed, without copies. Only where `tiles_take_relu`.
+template <class B>
+inline constexpr bool tiles_take_relu = false;
+template <>
+inline constexpr bool tiles_take_relu<Cpu> = true;
+template <class T, class B>
+void tile_low_rank_relu(const Entries<T, B>& m, T epsilon, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out,
+                        const Context<B>& context);
 // All gradients in one pass over the tiles: scores and W computed once. gradients.parameters is not used: the entries'
 // gradient goes to `sink`, whose pointers lie in one block of `sink_size` elements starting at the lowest of them.
 template <class T, class B>

@@ -3,12 +3,17 @@
 #include <espalier/attention/feature_map.hpp>
 #include <espalier/attention/masked_linear.hpp>
 #include <espalier/core/error.hpp>
+#include <espalier/masks/bordered.hpp>
 #include <espalier/masks/dense.hpp>
+#include <espalier/masks/grid.hpp>
+#include <espalier/masks/scaled.hpp>
 
 #include <doctest/doctest.h>
 
 #include "support/attention_reference.hpp"
 
+#include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 
@@ -288,6 +293,57 @@ TEST_CASE("elementwise features named in the options: values of a FeatureMap bef
     es::masked_linear_attention(plain_q.view, plain_k.view, sv.view, masks, once.view, {},
                                 {.features = kind, .feature_epsilon = epsilon});
     CHECK(once.memory == before.memory);
+  }
+}
+
+TEST_CASE_TEMPLATE("ReLU made by products of tiles: the bits of features in memory, whatever mask, shape and threads", T, float,
+                   double) {
+  const auto dense = [](Index n) {
+    return es::MaskPointer<T>(
+        std::make_shared<es::DenseMask<T>>(es::MatrixView<const double>(Masked(1, n, n, 6).values.data(), n, n)));
+  };
+  std::vector<double> table(27 * 27);
+  fill_pseudo_random(table, 4, true);
+  const auto grid = std::make_shared<es::GridMask<T>>(std::vector<Index>{14, 14}, table);
+  struct Sample {
+    const char* name;
+    es::MaskPointer<T> mask;
+    Index length, width, values;
+    es::Causal causal = es::Causal::none;
+  };
+  const Sample samples[] = {
+      {"grid with a border", std::make_shared<es::BorderedMask<T>>(grid, 1, es::BorderWeights{0.5, 1.5, 2}), 197, 64, 64},
+      {"grid, causal", grid, 196, 16, 12, es::Causal::top_left},
+      {"scale", std::make_shared<es::ScaledMask<T>>(dense(53), 0.75), 53, 7, 5},
+      {"one row too many for the last panel", dense(25), 25, 33, 3},
+      {"many rows", dense(300), 300, 8, 9},
+      {"no mask", nullptr, 40, 24, 8},
+  };
+  for (const Sample& sample : samples) {
+    CAPTURE(sample.name);
+    const Index l = sample.length, m = sample.width, c = sample.values;
+    const Tensor q = random_tensor(2, 2, l, m, 1), k = random_tensor(2, 1, l, m, 2), v = random_tensor(2, 1, l, c, 3);
+    std::vector<es::MaskPointer<T>> masks;
+    if (sample.mask) masks.push_back(sample.mask);
+    for (const double epsilon : {0.0, 0.125}) {
+      // Rows with gaps between them; NaN in a query stays in its row.
+      Stored<T> sq(q, 3), sk(k, 1), sv(v), fq(2, 2, l, m), fk(2, 1, l, m), before(2, 2, l, c), before_sums(2, 2, l, 1);
+      sq.view.matrix(0, 1)(l / 2, m - 1) = std::numeric_limits<T>::quiet_NaN();
+      const es::FeatureMap<T> map(m, {.kind = es::FeatureKind::relu, .epsilon = epsilon});
+      map.apply(sq.view, fq.view);
+      map.apply(sk.view, fk.view);
+      es::masked_linear_attention(fq.view, fk.view, sv.view, masks, before.view, before_sums.view, {.causal = sample.causal});
+      CHECK(std::isnan(before.view.matrix(0, 1)(l / 2, 0)));
+      CHECK(std::isfinite(before.view.matrix(0, 1)(l / 2 - 1, 0)));
+      for (const int threads : {1, 2, 5}) {
+        Stored<T> once(2, 2, l, c), sums(2, 2, l, 1);
+        es::masked_linear_attention(sq.view, sk.view, sv.view, masks, once.view, sums.view,
+                                    {.causal = sample.causal, .features = es::FeatureKind::relu, .feature_epsilon = epsilon},
+                                    {.threads = threads});
+        CHECK(std::memcmp(once.memory.data(), before.memory.data(), once.memory.size() * sizeof(T)) == 0);
+        CHECK(std::memcmp(sums.memory.data(), before_sums.memory.data(), sums.memory.size() * sizeof(T)) == 0);
+      }
+    }
   }
 }
 

@@ -22,6 +22,29 @@ namespace espalier::backend {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// What elements go through on their way into a panel: whole vectors of D, or one element. A pass of its own, with a copy, takes
+// 7 to 10 % of a whole linear attention of 197 tokens.
+struct AsIs {
+  template <class D, class V>
+  HWY_INLINE V operator()(D, V v) const {
+    return v;
+  }
+  template <class T>
+  HWY_INLINE T operator()(T x) const {
+    return x;
+  }
+};
+// max(x, 0) + epsilon; NaN passes through.
+template <class T>
+struct ReluPlus {
+  T epsilon;
+  template <class D, class V>
+  HWY_INLINE V operator()(D d, V v) const {
+    return hn::Add(hn::IfThenZeroElse(hn::Lt(v, hn::Zero(d)), v), hn::Set(d, epsilon));
+  }
+  HWY_INLINE T operator()(T x) const { return (x < T(0) ? T(0) : x) + epsilon; }
+};
+
 // Squares are transposed in registers: 128-bit blocks first, then the blocks of wider vectors. A scalar transpose costs 3 to 8
 // times more, a third of a whole product of 197 tokens.
 #if HWY_TARGET != HWY_SCALAR
@@ -76,14 +99,14 @@ HWY_INLINE void transpose_square(D d, V* v) {
   }
 }
 
-// y[j * y_stride + i] = x[i * x_stride + j] for a square of one vector's lanes, and asks for the square of x below it. A call
-// of its own: inlined, its 32 addresses would be kept on the stack.
-template <class D, class T>
-HWY_NOINLINE void move_square(D d, const T* HWY_RESTRICT x, Index x_stride, T* HWY_RESTRICT y, Index y_stride) {
+// y[j * y_stride + i] = map(x[i * x_stride + j]) for a square of one vector's lanes, and asks for the square of x below it. A
+// call of its own: inlined, its 32 addresses would be kept on the stack.
+template <class D, class T, class Map>
+HWY_NOINLINE void move_square(D d, const T* HWY_RESTRICT x, Index x_stride, T* HWY_RESTRICT y, Index y_stride, Map map) {
   constexpr int kVectors = static_cast<int>(hn::MaxLanes(D()));
   hn::Vec<D> v[kVectors];
 #pragma GCC unroll 16
-  for (int r = 0; r < kVectors; ++r, x += x_stride) v[r] = hn::LoadU(d, x);
+  for (int r = 0; r < kVectors; ++r, x += x_stride) v[r] = map(d, hn::LoadU(d, x));
 #pragma GCC unroll 16
   for (int r = 0; r < kVectors; ++r, x += x_stride) __builtin_prefetch(x);
   transpose_square(d, v);
@@ -92,32 +115,32 @@ HWY_NOINLINE void move_square(D d, const T* HWY_RESTRICT x, Index x_stride, T* H
 }
 
 // Rows i .. of a transpose by squares of D, as many rows as whole squares take; the first row not done.
-template <class D, class T>
+template <class D, class T, class Map>
 HWY_INLINE Index move_rows(D d, const T* HWY_RESTRICT x, Index x_stride, Index i, Index rows, Index cols, T* HWY_RESTRICT y,
-                           Index y_stride) {
+                           Index y_stride, Map map) {
   constexpr Index n = static_cast<Index>(hn::MaxLanes(D()));
   for (; i + n <= rows; i += n) {
     Index j = 0;
-    for (; j + n <= cols; j += n) move_square(d, x + i * x_stride + j, x_stride, y + j * y_stride + i, y_stride);
+    for (; j + n <= cols; j += n) move_square(d, x + i * x_stride + j, x_stride, y + j * y_stride + i, y_stride, map);
     for (; j < cols; ++j) {
-      for (Index r = 0; r < n; ++r) y[j * y_stride + i + r] = x[(i + r) * x_stride + j];
+      for (Index r = 0; r < n; ++r) y[j * y_stride + i + r] = map(x[(i + r) * x_stride + j]);
     }
   }
   return i;
 }
 #endif
 
-// y[j * y_stride + i] = x[i * x_stride + j], i < rows, j < cols.
-template <class T>
-HWY_NOINLINE void transpose(const T* HWY_RESTRICT x, Index x_stride, Index rows, Index cols, T* HWY_RESTRICT y,
-                            Index y_stride) {
+// y[j * y_stride + i] = map(x[i * x_stride + j]), i < rows, j < cols.
+template <class T, class Map = AsIs>
+HWY_NOINLINE void transpose(const T* HWY_RESTRICT x, Index x_stride, Index rows, Index cols, T* HWY_RESTRICT y, Index y_stride,
+                            Map map = {}) {
   Index i = 0;
 #if HWY_TARGET != HWY_SCALAR
-  if (cols >= kLanes<T>) i = move_rows(Wide<T>(), x, x_stride, i, rows, cols, y, y_stride);
-  i = move_rows(hn::FixedTag<T, 16 / sizeof(T)>(), x, x_stride, i, rows, cols, y, y_stride);
+  if (cols >= kLanes<T>) i = move_rows(Wide<T>(), x, x_stride, i, rows, cols, y, y_stride, map);
+  i = move_rows(hn::FixedTag<T, 16 / sizeof(T)>(), x, x_stride, i, rows, cols, y, y_stride, map);
 #endif
   for (; i < rows; ++i) {
-    for (Index j = 0; j < cols; ++j) y[j * y_stride + i] = x[i * x_stride + j];
+    for (Index j = 0; j < cols; ++j) y[j * y_stride + i] = map(x[i * x_stride + j]);
   }
 }
 
@@ -130,24 +153,24 @@ HWY_INLINE void multiply_by(T factor, T* HWY_RESTRICT y, Index n) {
   for (; k < n; ++k) y[k] *= factor;
 }
 
-// Panels for the vector operand: y[p][k][kPanel] with lane l of panel p = factor * x(first + p * kPanel + l, k); lanes past
-// `count` rows are zero. Size: whole panels * x.cols * kPanel.
-template <class T>
-void pack_lanes(MatrixView<const T, Cpu> x, Index first, Index count, T factor, T* y) {
+// Panels for the vector operand: y[p][k][kPanel] with lane l of panel p = factor * map(x(first + p * kPanel + l, k)); lanes
+// past `count` rows are zero. Size: whole panels * x.cols * kPanel.
+template <class T, class Map = AsIs>
+void pack_lanes(MatrixView<const T, Cpu> x, Index first, Index count, T factor, T* y, Map map = {}) {
   for (Index i = 0; i < count; i += kPanel<T>, y += x.cols * kPanel<T>) {
     const Index n = std::min(kPanel<T>, count - i);
     if (n < kPanel<T>) std::fill_n(y, x.cols * kPanel<T>, T(0));
-    transpose(x.row(first + i), x.row_stride, n, x.cols, y, kPanel<T>);
+    transpose(x.row(first + i), x.row_stride, n, x.cols, y, kPanel<T>, map);
     if (factor != T(1)) multiply_by(factor, y, x.cols * kPanel<T>);
   }
 }
 
 #if HWY_TARGET != HWY_SCALAR
-// One panel of pack_rows for R rows that exist, by squares of a vector's lanes, R at most these: y[k][R] = x[r * x_stride + k].
-// Each square's rows are stored whole, the surplus is overwritten by the next row; near the end of the panel, where nothing
-// comes after, through a copy.
-template <int R, class T>
-HWY_NOINLINE void pack_panel(const T* HWY_RESTRICT x, Index x_stride, Index cols, T* HWY_RESTRICT y) {
+// One panel of pack_rows for R rows that exist, by squares of a vector's lanes, R at most these: y[k][R] =
+// map(x[r * x_stride + k]). Each square's rows are stored whole, the surplus is overwritten by the next row; near the end of
+// the panel, where nothing comes after, through a copy.
+template <int R, class T, class Map>
+HWY_NOINLINE void pack_panel(const T* HWY_RESTRICT x, Index x_stride, Index cols, T* HWY_RESTRICT y, Map map) {
   const Wide<T> d;
   constexpr int n = static_cast<int>(kLanes<T>);
   Index k = 0;
@@ -155,7 +178,7 @@ HWY_NOINLINE void pack_panel(const T* HWY_RESTRICT x, Index x_stride, Index cols
     hn::Vec<Wide<T>> v[n];
     const T* from = x + k;
 #pragma GCC unroll 16
-    for (int r = 0; r < n; ++r, from += x_stride) v[r] = r < R ? hn::LoadU(d, from) : hn::Zero(d);
+    for (int r = 0; r < n; ++r, from += x_stride) v[r] = r < R ? map(d, hn::LoadU(d, from)) : hn::Zero(d);
     from = x + k + R * x_stride;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r, from += x_stride) __builtin_prefetch(from);
@@ -171,28 +194,28 @@ HWY_NOINLINE void pack_panel(const T* HWY_RESTRICT x, Index x_stride, Index cols
     }
   }
   for (; k < cols; ++k, y += R) {
-    for (int r = 0; r < R; ++r) y[r] = x[r * x_stride + k];
+    for (int r = 0; r < R; ++r) y[r] = map(x[r * x_stride + k]);
   }
 }
 #endif
 
-// Panels for the broadcast operand, depth along x's columns: y[p][k][R] with row r of panel p = x(first + p * kRows + r, k),
-// R = tile_rows(rows left); rows past `count` are zero. Size: padded_rows(count) * x.cols.
-template <class T>
-void pack_rows(MatrixView<const T, Cpu> x, Index first, Index count, T* y) {
+// Panels for the broadcast operand, depth along x's columns: y[p][k][R] with row r of panel p =
+// map(x(first + p * kRows + r, k)), R = tile_rows(rows left); rows past `count` are zero. Size: padded_rows(count) * x.cols.
+template <class T, class Map = AsIs>
+void pack_rows(MatrixView<const T, Cpu> x, Index first, Index count, T* y, Map map = {}) {
   for (Index j = 0; j < count; j += kRows) {
     const Index n = std::min<Index>(kRows, count - j), height = tile_rows(n);
 #if HWY_TARGET != HWY_SCALAR
     if constexpr (kRows <= kLanes<T>) {
       if (n == kRows) {
-        pack_panel<kRows>(x.row(first + j), x.row_stride, x.cols, y);
+        pack_panel<kRows>(x.row(first + j), x.row_stride, x.cols, y, map);
         y += height * x.cols;
         continue;
       }
     }
 #endif
     if (n < height) std::fill_n(y, x.cols * height, T(0));
-    transpose(x.row(first + j), x.row_stride, n, x.cols, y, height);
+    transpose(x.row(first + j), x.row_stride, n, x.cols, y, height, map);
     y += height * x.cols;
   }
 }

@@ -38,6 +38,8 @@ template <class T>
 struct ForwardCall {
   const EntryPlan<T>* plan;
   MatrixView<const T, Cpu> a, b, x;  // a and b empty: the plain product
+  bool relu;                         // a and b stand for max(a, 0) + epsilon and max(b, 0) + epsilon
+  T epsilon;
   MatrixView<T, Cpu> y;
   VectorView<T, Cpu> row_sum;
   Index lane_block, source_block;
@@ -61,12 +63,24 @@ TileGeometry geometry(int bytes) {
   return {bytes == 4 ? kPanel<float> : kPanel<double>, kRows};
 }
 
+// f(what the elements of a and b go through).
+template <class T, class F>
+HWY_INLINE void with_packing_map(const ForwardCall<T>& call, const F& f) {
+  if (call.relu) {
+    f(ReluPlus<T>{call.epsilon});
+  } else {
+    f(AsIs());
+  }
+}
+
 // Packs sources j0 .. j0 + nj - 1.
 template <class T>
 void pack_sources(const ForwardCall<T>& call, Index j0, Index nj) {
   const Index at = j0 - call.source_begin;
   if (call.a && j0 == 0) prefetch_rows<false>(call.a, 0, std::min(call.lane_block, call.a.rows));
-  if (call.a) pack_rows(call.b, j0, nj, call.b_packed + at * call.b.cols);
+  if (call.a) {
+    with_packing_map(call, [&](auto map) HWY_ATTR { pack_rows(call.b, j0, nj, call.b_packed + at * call.b.cols, map); });
+  }
   if (call.own_columns) return;
   pack_columns(call.x, j0, nj, call.a ? T(1) : call.plan->folded_scale, call.x_packed + at * padded_rows(call.x.cols));
 }
@@ -134,7 +148,9 @@ void forward_block(const ForwardCall<T>& call, Index i0, Index ni, T* scratch) {
       for (Index l = 0; call.row_sum && l < n; ++l) sums[i + l] = call.row_sum[i0 + i + l];
     }
   }
-  if (!plain) pack_lanes(call.a, i0, ni, call.plan->folded_scale, a);
+  if (!plain) {
+    with_packing_map(call, [&](auto map) HWY_ATTR { pack_lanes(call.a, i0, ni, call.plan->folded_scale, a, map); });
+  }
   // What comes later is asked for now: the results' memory, the next block's rows, and below the columns of each source block.
   prefetch_rows<true>(call.y, i0, ni);
   if (!plain) prefetch_rows<false>(call.a, i0 + ni, std::min(ni, call.a.rows - i0 - ni));
@@ -277,6 +293,22 @@ void check_kind(EntryKind kind) {
   if (kind == EntryKind::none) throw ValueError("this mask has no entries by tile");
 }
 
+// `call`: how a and b are read.
+template <class T>
+void low_rank(const Entries<T, Cpu>& m, ForwardCall<T> call, const LowRankInputs<T, Cpu>& in, const LowRankOutputs<T, Cpu>& out,
+              bool transpose, const Context<Cpu>& context) {
+  check_kind(m.kind);
+  const EntryPlan<T> plan(m, transpose, true);
+  call.plan = &plan;
+  call.a = in.a;
+  call.b = in.b;
+  call.x = in.x;
+  call.y = out.y;
+  call.row_sum = out.row_sum;
+  if (in.a.cols == 0 || !in.a) return clear_outputs(call, context);
+  forward(call, context);
+}
+
 }  // namespace
 
 template <class T, class B>
@@ -294,24 +326,25 @@ void tile_multiply(const Entries<T, B>& m, MatrixView<const T, B> x, MatrixView<
 template <class T, class B>
 void tile_low_rank(const Entries<T, B>& m, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                    const Context<B>& context) {
-  check_kind(m.kind);
-  const EntryPlan<T> plan(m, transpose, true);
-  ForwardCall<T> call{};
-  call.plan = &plan;
-  call.a = in.a;
-  call.b = in.b;
-  call.x = in.x;
-  call.y = out.y;
-  call.row_sum = out.row_sum;
-  if (in.a.cols == 0 || !in.a) return clear_outputs(call, context);
-  forward(call, context);
+  low_rank<T>(m, {}, in, out, transpose, context);
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                                          \
-  template void tile_multiply(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, bool,                \
-                              const Context<Cpu>&);                                                                      \
-  template void tile_low_rank(const Entries<T, Cpu>&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, bool, \
-                              const Context<Cpu>&);
+template <class T, class B>
+void tile_low_rank_relu(const Entries<T, B>& m, T epsilon, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out,
+                        const Context<B>& context) {
+  ForwardCall<T> call{};
+  call.relu = true;
+  call.epsilon = epsilon;
+  low_rank<T>(m, call, in, out, false, context);
+}
+
+#define ESPALIER_INSTANTIATE(T)                                                                                            \
+  template void tile_multiply(const Entries<T, Cpu>&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, bool,                  \
+                              const Context<Cpu>&);                                                                        \
+  template void tile_low_rank(const Entries<T, Cpu>&, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, bool,   \
+                              const Context<Cpu>&);                                                                        \
+  template void tile_low_rank_relu(const Entries<T, Cpu>&, T, const LowRankInputs<T, Cpu>&, const LowRankOutputs<T, Cpu>&, \
+                                   const Context<Cpu>&);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(double)
 #undef ESPALIER_INSTANTIATE
