@@ -75,6 +75,17 @@ def error(ours, theirs):
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
+def copy_rate():
+    """Bytes read and written a second by one core that copies memory beyond every cache: the best of five."""
+    source, target = np.ones(1 << 26, np.float32), np.empty(1 << 26, np.float32)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        np.copyto(target, source)
+        best = min(best, time.perf_counter() - start)
+    return 2 * source.nbytes / best
+
+
 class Comparison:
     """Measures pairs of calls and writes one JSON line for each."""
 
@@ -83,10 +94,11 @@ class Comparison:
         self._records = records
 
     def measure(self, title, peer_name, ours, theirs, *, flops=0.0, rounds=9, outputs=(), tolerance=0.0, bar=None, trim=None,
-                note=""):
+                note="", executed=None, moved=None):
         """ours: a case of the worker. theirs: a function without arguments, or another case. outputs: [(name of our output,
         function of the peer's result)], compared by `error` and held to `tolerance`. trim: {name: function of our output}, what of
-        it the peer has. bar: the ratio to reach, or None."""
+        it the peer has. bar: the ratio to reach, or None. executed, moved: for a roofline, our flops with everything rounded up
+        to whole register tiles, and the bytes of all operands and results."""
         peer = (lambda: (self.worker.run(theirs), None)) if isinstance(theirs, str) else (lambda: timed(theirs))
         warm = rounds > 1
         if self.quick:
@@ -108,6 +120,8 @@ class Comparison:
                 values = [t[clock] for t in times]
                 record[f"{side}_{clock}"] = min(values)
                 record[f"{side}_{clock}_median"] = statistics.median(values)
+        if moved is not None:
+            record["executed"], record["moved"], record["copy_rate"] = executed, moved, copy_rate()
         if outputs:
             keep = trim or {}
             errors = [error(keep.get(name, lambda x: x)(self.worker.output(ours, name)), theirs_of(result))

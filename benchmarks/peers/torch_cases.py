@@ -98,6 +98,9 @@ def small_images(comparison):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(BATCH, -1, -1, -1))
 
     pairs = float(BATCH * HEADS * length * length * D)
+    # Rows go in whole vectors, sources in thirds of a register tile.
+    lanes, sources = {"avx512": (16, 4), "avx2": (8, 2)}.get(worker.ask("set")["name"], (1, 1))
+    executed = 4.0 * BATCH * HEADS * D * (-(-length // lanes) * lanes) * (-(-length // sources) * sources)
     shared = {"q": "q", "k": "k", "v": "v", "sizes": f"{SIDE}x{SIDE}", "border": 1}
     for kind, values, border, attend, bars in (("linear", factor, 1.0, linear, (3.0, 2.0)),
                                                ("softmax", bias, 0.0, softmax, (1.1, 1.2))):
@@ -111,7 +114,8 @@ def small_images(comparison):
             mask = dense(theirs, border)
             worker.case("forward", kind, **settings)
             comparison.measure(title + ", forward", peer, "forward", lambda: attend(tq, tk, tv, mask), flops=4 * pairs,
-                               rounds=15, outputs=[("out", lambda r: r.numpy())], tolerance=1e-5, bar=bars[0])
+                               rounds=15, outputs=[("out", lambda r: r.numpy())], tolerance=1e-5, bar=bars[0],
+                               executed=executed, moved=q.nbytes + k.nbytes + v.nbytes + out_bar.nbytes)
         leaves = [t.clone().requires_grad_() for t in (tq, tk, tv, theirs)]
         worker.case("step", kind, out_bar="out_bar", **settings)
         # Ours has the border's three weights behind each table; the peer has none.
