@@ -60,7 +60,7 @@ class HeadProduct {
       mask_ = ones_.get();
     }
     if (mask == nullptr || causal == Causal::none) {
-      if (relu && mask_->runs_by_tiles({.columns = s.values, .rank = std::max<Index>(1, s.width)})) {
+      if (relu && mask_->multiplies_by_tiles({.columns = s.values, .rank = std::max<Index>(1, s.width)})) {
         entries_ = mask_->entries();
         tiles_ = entries_.kind != EntryKind::none;
       }

@@ -181,6 +181,11 @@ bool is_tile_engine(const std::string& engine) {
 }  // namespace
 
 template <class T, class B>
+bool Mask<T, B>::multiplies_by_tiles(Shape) const {
+  return false;
+}
+
+template <class T, class B>
 bool Mask<T, B>::runs_by_tiles(Shape shape) const {
   constexpr std::uint64_t kKnown = std::uint64_t{1} << 63, kTiles = std::uint64_t{1} << 62;
   constexpr Index kLimit = Index{1} << 31;

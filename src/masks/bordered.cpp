@@ -132,13 +132,13 @@ std::shared_ptr<const Mask<T, B>> BorderedMask<T, B>::with_parameters(std::span<
 // ---- products --------------------------------------------------------------------------------------------------------
 
 template <class T, class B>
-bool BorderedMask<T, B>::by_tiles(Shape shape) const {
+bool BorderedMask<T, B>::multiplies_by_tiles(Shape shape) const {
   return this->runs_by_tiles(shape) && inner_->entries().kind != EntryKind::none;
 }
 
 template <class T, class B>
 void BorderedMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
-  if (by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
+  if (multiplies_by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
   const Index n = count_, c = x.cols;
   const auto x_rest = x.row_range(n, x.rows - n);
   const auto y_rest = y.row_range(n, y.rows - n);
@@ -186,7 +186,7 @@ void BorderedMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, Matrix
 template <class T, class B>
 void BorderedMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                         const Context<B>& context) const {
-  if (by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
+  if (multiplies_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     return this->low_rank_by_tiles(in, out, transpose, context);
   }
   const Index n = count_, rows = in.a.rows - n, cols = in.b.rows - n;
@@ -217,7 +217,7 @@ template <class T, class B>
 void BorderedMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                             const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
   const Index n = count_, m = in.a.cols, rows = in.a.rows - n, cols = in.b.rows - n, inner = parameter_count<T, B>(inner_);
-  if (by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, m)})) {
+  if (multiplies_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, m)})) {
     return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
   }
   const auto rest = [&](auto view, Index count) { return view ? view.row_range(n, count) : view; };

@@ -106,13 +106,13 @@ std::shared_ptr<const Mask<T, B>> ScaledMask<T, B>::with_parameters(std::span<co
 }
 
 template <class T, class B>
-bool ScaledMask<T, B>::by_tiles(Shape shape) const {
+bool ScaledMask<T, B>::multiplies_by_tiles(Shape shape) const {
   return this->runs_by_tiles(shape) && inner_->entries().kind != EntryKind::none;
 }
 
 template <class T, class B>
 void ScaledMask<T, B>::apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const {
-  if (by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
+  if (multiplies_by_tiles({.columns = x.cols})) return this->apply_by_tiles(x, y, transpose, context);
   if (transpose) {
     inner_->multiply_transpose(x, y, context);
   } else {
@@ -143,7 +143,7 @@ void ScaledMask<T, B>::add_parameter_gradient(MatrixView<const T, B> x, MatrixVi
 template <class T, class B>
 void ScaledMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, bool transpose,
                                       const Context<B>& context) const {
-  if (by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
+  if (multiplies_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     return this->low_rank_by_tiles(in, out, transpose, context);
   }
   if (transpose) {
@@ -159,7 +159,7 @@ void ScaledMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRa
 template <class T, class B>
 void ScaledMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& cotangents,
                                           const LowRankGradients<T, B>& gradients, const Context<B>& context) const {
-  if (by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
+  if (multiplies_by_tiles({.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)})) {
     return Mask<T, B>::apply_low_rank_vjp(in, cotangents, gradients, context);
   }
   const Index inner = parameter_count<T, B>(inner_);

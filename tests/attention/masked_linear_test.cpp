@@ -347,6 +347,44 @@ TEST_CASE_TEMPLATE("ReLU made by products of tiles: the bits of features in memo
   }
 }
 
+namespace {
+
+// Ones with a masked product of its own, and entries too: its only engine's name is that of tiles.
+class OwnProduct final : public es::Mask<double> {
+ public:
+  explicit OwnProduct(es::Index n) : Mask(n, n) {}
+  es::Entries<double, es::Cpu> entries() const override {
+    es::Entries<double, es::Cpu> e;
+    e.kind = es::EntryKind::ones;
+    e.rows = e.cols = rows();
+    return e;
+  }
+  mutable int asked = 0;
+
+ protected:
+  void apply(es::MatrixView<const double> x, es::MatrixView<double> y, bool transpose,
+             const es::Context<es::Cpu>& context) const override {
+    apply_by_tiles(x, y, transpose, context);
+  }
+  void apply_low_rank(const es::LowRankInputs<double>& in, const es::LowRankOutputs<double>& out, bool transpose,
+                      const es::Context<es::Cpu>& context) const override {
+    ++asked;
+    low_rank_by_tiles(in, out, transpose, context);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("ReLU features leave a mask's own masked product in its place") {
+  const Tensor q = random_tensor(1, 2, 20, 5, 1), k = random_tensor(1, 2, 20, 5, 2), v = random_tensor(1, 2, 20, 4, 3);
+  Stored<double> sq(q), sk(k), sv(v), out(1, 2, 20, 4);
+  const OwnProduct mask(20);
+  CHECK_FALSE(mask.multiplies_by_tiles({.columns = 4, .rank = 5}));
+  es::masked_linear_attention(sq.view, sk.view, sv.view, mask, out.view, {}, {.features = es::FeatureKind::relu},
+                              {.threads = 1});
+  CHECK(mask.asked == 2);
+}
+
 TEST_CASE_TEMPLATE("the same bits for any number of threads, and in little scratch memory", T, float, double) {
   const Tensor q = random_tensor(2, 2, 70, 5, 1, true), k = random_tensor(2, 2, 70, 5, 2, true),
                v = random_tensor(2, 2, 70, 4, 3);

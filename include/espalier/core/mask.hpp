@@ -78,9 +78,9 @@ class ESPALIER_EXPORT Mask {
   // and the shape. Errors: ValueError when the options leave no engine; the text names those that would run.
   std::vector<Report> engines(Shape shape) const;
   Report report(Shape shape) const;
-  // Whether report(shape) names a tile engine ("direct", "dense"). The last answer is kept: a report with its texts takes 3 us,
-  // a twentieth of a product of 197 tokens.
-  bool runs_by_tiles(Shape shape) const;
+  // Whether multiply_low_rank of this shape is nothing but the tile kernel over entries(), so that a caller may run that kernel
+  // itself (attention makes features while tiles read their rows). Default: false, since a class may have a product of its own.
+  virtual bool multiplies_by_tiles(Shape shape) const;
 
  protected:
   Mask(Index rows, Index cols, MaskOptions options = {});
@@ -108,6 +108,9 @@ class ESPALIER_EXPORT Mask {
   // "direct" for shape.rank > 0 where entries() has tiles.
   virtual std::vector<Report> candidates(Shape shape) const;
 
+  // Whether report(shape) names a tile engine ("direct", "dense"). The last answer is kept: a report with its texts takes 3 us,
+  // a twentieth of a product of 197 tokens.
+  bool runs_by_tiles(Shape shape) const;
   // For derived classes: the report of the tile engine for a shape, under the given name.
   Report tile_report(Shape shape, const std::string& engine) const;
   // What low_rank_by_panels takes for a shape, apart from `apply` itself, with the default scratch memory.

@@ -36,6 +36,7 @@ class ESPALIER_EXPORT BorderedMask final : public Mask<T, B> {
   void fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>& context) const override;
   std::span<const double> parameters() const override;
   std::shared_ptr<const Mask<T, B>> with_parameters(std::span<const double> parameters) const override;
+  bool multiplies_by_tiles(Shape shape) const override;
 
  protected:
   void apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const override;
@@ -49,7 +50,6 @@ class ESPALIER_EXPORT BorderedMask final : public Mask<T, B> {
 
  private:
   // Whether a product of this shape runs on tiles of entries().
-  bool by_tiles(Shape shape) const;
 
   MaskPointer<T, B> inner_;
   Index count_;

@@ -55,6 +55,7 @@ class ESPALIER_EXPORT GridMask final : public Mask<T, B> {
   void fold_entries_gradient(const T* scratch, VectorView<T, B> parameter_bar, const Context<B>& context) const override;
   std::span<const double> parameters() const override;
   std::shared_ptr<const Mask<T, B>> with_parameters(std::span<const double> parameters) const override;
+  bool multiplies_by_tiles(Shape shape) const override { return this->runs_by_tiles(shape); }
 
  protected:
   void apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const override;

@@ -20,6 +20,7 @@ class ESPALIER_EXPORT OnesMask final : public Mask<T, B> {
   OnesMask(Index rows, Index cols, bool causal = false, Index causal_shift = 0, MaskOptions options = {});
 
   Entries<T, B> entries() const override;
+  bool multiplies_by_tiles(Shape shape) const override { return this->runs_by_tiles(shape); }
 
  protected:
   void apply(MatrixView<const T, B> x, MatrixView<T, B> y, bool transpose, const Context<B>& context) const override;
