@@ -4,7 +4,7 @@
 // usage: far_field_benchmark [LARGEST_SIDE [ROUNDS]]      float, m = c = 64, one thread (default 256 3)
 // Times are thread CPU time, the engines one after the other in every round, the least of all rounds. Errors are against double
 // on some fifty rows: of the whole and of the worst row, relative to the same sums of absolute values. Gradients of a, b and x,
-// of the far field and of tiles up to 16,384 points: as multiples of the product.
+// of every engine up to 16,384 points and of the far field beyond: as multiples of the product.
 #include <espalier/core/random.hpp>
 #include <espalier/masks/grid.hpp>
 

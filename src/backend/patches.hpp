@@ -53,6 +53,11 @@ struct PatchedGrid {
   std::vector<Index> start;                // [leaves + 1]: where each leaf's points begin in patch order
   std::vector<std::int32_t> index;         // [L]: the row-major index of the points in patch order
   std::vector<std::int32_t> row_key, key;  // [L]: row_key[i] - key[j] = position of i - j in `near`, in patch order
+
+  // Leaves, and where the points of one begin in patch order.
+  Index leaves() const { return static_cast<Index>(start.size()) - 1; }
+  Index begin(Index p) const { return start[static_cast<std::size_t>(p)]; }
+  Index points(Index p) const { return begin(p + 1) - begin(p); }
 };
 
 // Fills what follows from sizes, patch, cross and t (double, the whole table prod (2 sizes_t - 1)): near, start, index and

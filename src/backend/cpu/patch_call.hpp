@@ -106,15 +106,14 @@ Index longest_run(const PatchedGrid<T>& grid) {
 // The mask's entries between the leaf's points and those of a run of leaves.
 template <class T>
 Entries<T, Cpu> near_entries(const PatchedGrid<T>& grid, bool transpose, Index leaf, Index from, Index last) {
-  const auto begin = [&](Index l) { return grid.start[static_cast<std::size_t>(l)]; };
   Entries<T, Cpu> e;
   e.kind = EntryKind::offset_table;
-  e.rows = begin(leaf + 1) - begin(leaf);
-  e.cols = begin(last + 1) - begin(from);
+  e.rows = grid.points(leaf);
+  e.cols = grid.begin(last + 1) - grid.begin(from);
   e.table = (transpose ? grid.near_mirrored : grid.near).data();
   e.table_size = static_cast<Index>(grid.near.size());
-  e.row_key = grid.row_key.data() + begin(leaf);
-  e.col_key = grid.key.data() + begin(from);
+  e.row_key = grid.row_key.data() + grid.begin(leaf);
+  e.col_key = grid.key.data() + grid.begin(from);
   return e;
 }
 

@@ -27,10 +27,6 @@ struct PatchCall {
   MatrixView<const T, Cpu> a, b, x;  // a and b empty: the plain product
   MatrixView<T, Cpu> y;
   T* row_sum;  // null: not wanted
-
-  Index leaves() const { return static_cast<Index>(grid->start.size()) - 1; }
-  Index begin(Index leaf) const { return grid->start[static_cast<std::size_t>(leaf)]; }
-  Index points(Index leaf) const { return begin(leaf + 1) - begin(leaf); }
 };
 
 // Scratch of one worker, in elements.
@@ -55,11 +51,11 @@ struct PatchScratch {
 // Near pairs of one leaf: y and row sums are overwritten.
 template <class T>
 void near_leaf(const PatchCall<T>& call, Index leaf, T* sums, T* y, const Context<Cpu>& inner) {
-  const Index i0 = call.begin(leaf), ni = call.points(leaf);
+  const Index i0 = call.grid->begin(leaf), ni = call.grid->points(leaf);
   bool first = true;
   visit_near(*call.grid, leaf, [&](Index from, Index last, Near) {
     const Entries<T, Cpu> e = near_entries(*call.grid, call.transpose, leaf, from, last);
-    const Index j0 = call.begin(from), nj = e.cols;
+    const Index j0 = call.grid->begin(from), nj = e.cols;
     const MatrixView<T, Cpu> to = first ? call.y.row_range(i0, ni) : MatrixView<T, Cpu>(y, ni, call.y.cols);
     const MatrixView<const T, Cpu> x = call.x.row_range(j0, nj);
     VectorView<T, Cpu> r;
@@ -89,27 +85,27 @@ void far_panel(const PatchCall<T>& call, Index first, Index features, const Patc
   const auto weights = [&](Index leaf, bool mirrored, MatrixView<const T, Cpu> from, T* mine) -> const T* {
     leaf_basis(*call.grid, leaf, mirrored, mine + at.basis);
     if (features == 0) return mine + at.basis;
-    const Index n = call.points(leaf);
-    expand_panel<T, Cpu>({mine + at.basis, n, basis}, from.columns(first, f).row_range(call.begin(leaf), n),
+    const Index n = call.grid->points(leaf);
+    expand_panel<T, Cpu>({mine + at.basis, n, basis}, from.columns(first, f).row_range(call.grid->begin(leaf), n),
                          {mine + at.weighted, n, basis * f}, inner);
     return mine + at.weighted;
   };
   const ProgressPart moments(context, 0, 0.25), couplings(context, 0.25, 0.75), locals(context, 0.75, 1);
   parallel_for(
-      moments.context(), call.leaves(),
+      moments.context(), call.grid->leaves(),
       [&](Index leaf, int worker) {
         const T* w = weights(leaf, !call.transpose, call.b, scratch + worker * at.size);
-        block_product(basis * f, c, call.points(leaf), w, 1, basis * f, call.x.row(call.begin(leaf)), call.x.row_stride,
-                      pass.moments(0, leaf), width, false);
+        block_product(basis * f, c, call.grid->points(leaf), w, 1, basis * f, call.x.row(call.grid->begin(leaf)),
+                      call.x.row_stride, pass.moments(0, leaf), width, false);
       },
       "far field");
   pass.run(couplings.context());
   parallel_for(
-      locals.context(), call.leaves(),
+      locals.context(), call.grid->leaves(),
       [&](Index leaf, int worker) {
         const T* w = weights(leaf, call.transpose, call.a, scratch + worker * at.size);
-        block_product(call.points(leaf), c, basis * f, w, basis * f, 1, pass.locals(0, leaf), width,
-                      call.y.row(call.begin(leaf)), call.y.row_stride, true);
+        block_product(call.grid->points(leaf), c, basis * f, w, basis * f, 1, pass.locals(0, leaf), width,
+                      call.y.row(call.grid->begin(leaf)), call.y.row_stride, true);
       },
       "far field");
 }
@@ -119,17 +115,17 @@ template <class T>
 void far_row_sums(const PatchCall<T>& call, const PatchScratch<T>& at, T* scratch, T* memory, const Context<Cpu>& context) {
   const Index m = call.a.cols, width = padded_width(m), basis = call.grid->levels.front().basis;
   const PatchPass<T> pass(*call.grid, call.transpose, width, memory);
-  parallel_for(context, call.leaves(), [&](Index leaf, int worker) {
+  parallel_for(context, call.grid->leaves(), [&](Index leaf, int worker) {
     T* mine = scratch + worker * at.size;
     leaf_basis(*call.grid, leaf, !call.transpose, mine + at.basis);
-    block_product(basis, m, call.points(leaf), mine + at.basis, 1, basis, call.b.row(call.begin(leaf)), call.b.row_stride,
-                  pass.moments(0, leaf), width, false);
+    block_product(basis, m, call.grid->points(leaf), mine + at.basis, 1, basis, call.b.row(call.grid->begin(leaf)),
+                  call.b.row_stride, pass.moments(0, leaf), width, false);
   });
   pass.run(context);
-  parallel_for(context, call.leaves(), [&](Index leaf, int worker) {
+  parallel_for(context, call.grid->leaves(), [&](Index leaf, int worker) {
     T* mine = scratch + worker * at.size;
     T* sums = mine + at.sums;
-    const Index i0 = call.begin(leaf), n = call.points(leaf);
+    const Index i0 = call.grid->begin(leaf), n = call.grid->points(leaf);
     leaf_basis(*call.grid, leaf, call.transpose, mine + at.basis);
     block_product(n, m, basis, mine + at.basis, basis, 1, pass.locals(0, leaf), width, sums, width, false);
     for (Index i = 0; i < n; ++i) {
@@ -148,7 +144,7 @@ void run(const PatchCall<T>& call, const Context<Cpu>& context) {
   const Index lanes = std::max(panel * width, call.row_sum != nullptr ? padded_width(features) : 0);
   const PatchScratch<T> at(grid, panel, features, call.x.cols);
   Context<Cpu> limited = context;
-  limited.threads = static_cast<int>(std::min<Index>({call.leaves(), thread_count(context), kMaxWorkers}));
+  limited.threads = static_cast<int>(std::min<Index>({call.grid->leaves(), thread_count(context), kMaxWorkers}));
   const Index scratch_size = at.size * limited.threads;
   Buffer<T, Cpu> memory(scratch_size + 2 * PatchPass<T>::elements(grid) * lanes + kBlockPadding);
   T* scratch = memory.data();
@@ -160,7 +156,7 @@ void run(const PatchCall<T>& call, const Context<Cpu>& context) {
   const ProgressPart near_part(limited, 0, near_share), sums_part(limited, near_share, panels ? near_share + sums_share : 1),
       panels_part(limited, near_share + sums_share, 1);
   parallel_for(
-      near_part.context(), call.leaves(),
+      near_part.context(), call.grid->leaves(),
       [&](Index leaf, int worker) {
         T* mine = scratch + worker * at.size;
         near_leaf(call, leaf, mine + at.sums, mine + at.y, inner);
@@ -222,7 +218,7 @@ std::size_t patch_bytes(const PatchedGrid<T>& m, Index rank, Index columns) {
   const Index block = std::min(kColumnBlock, std::max<Index>(1, columns)), width = padded_width(block);
   const Index panel = rank > 0 ? panel_features(m, rank, width, Context<Cpu>{}.scratch_bytes) : 1;
   const Index lanes = std::max(panel * width, padded_width(rank));
-  const Index leaves = static_cast<Index>(m.start.size()) - 1, workers = std::min(leaves, kMaxWorkers);
+  const Index workers = std::min(m.leaves(), kMaxWorkers);
   // Operands and gradients in patch order: a, b, x, y and, of gradients, one more of each.
   const Index ordered_columns = 4 * padded_width(std::max<Index>(1, columns)) + 4 * padded_width(rank);
   const Index points = count(m.patch), run = longest_run(m);

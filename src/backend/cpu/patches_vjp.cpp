@@ -29,10 +29,6 @@ struct PatchGradients {
   MatrixView<const T, Cpu> a, b, x, y_bar;
   VectorView<const T, Cpu> r_bar;
   MatrixView<T, Cpu> a_bar, b_bar, x_bar;
-
-  Index leaves() const { return static_cast<Index>(grid->start.size()) - 1; }
-  Index begin(Index leaf) const { return grid->start[static_cast<std::size_t>(leaf)]; }
-  Index points(Index leaf) const { return begin(leaf + 1) - begin(leaf); }
 };
 
 // Scratch of one worker, in elements.
@@ -97,7 +93,8 @@ std::vector<NearPhase> near_phases(const PatchedGrid<T>& grid) {
 template <class T>
 void near_run(const PatchGradients<T>& call, Index leaf, Index from, Index last, const Scratch<T>& at, T* mine,
               const Context<Cpu>& inner) {
-  const Index i0 = call.begin(leaf), ni = call.points(leaf), j0 = call.begin(from), nj = call.begin(last + 1) - j0;
+  const Index i0 = call.grid->begin(leaf), ni = call.grid->points(leaf), j0 = call.grid->begin(from),
+              nj = call.grid->begin(last + 1) - j0;
   const auto rows = [&](auto view) { return view ? view.row_range(i0, ni) : view; };
   const auto sources = [&](auto view) { return view ? view.row_range(j0, nj) : view; };
   const auto scratch = [&](MatrixView<T, Cpu> like, Index place, Index n) {
@@ -129,6 +126,7 @@ void near_gradients(const PatchGradients<T>& call, const Scratch<T>& at, T* scra
         part.context(), static_cast<Index>(phase.tasks.size()),
         [&](Index task, int worker) {
           for (const Index leaf : phase.tasks[static_cast<std::size_t>(task)]) {
+            check_cancelled(context);
             visit_near(*call.grid, leaf, [&](Index from, Index last, Near sort) {
               if (sort == phase.sort) near_run(call, leaf, from, last, at, scratch + worker * at.size, inner);
             });
@@ -157,7 +155,7 @@ struct FarWay {
     return mine + at.basis;
   }
 
-  // Features first .. first + features - 1 times the columns of `from` come in; T is read as the file's head says.
+  // Features first .. first + features - 1 times these columns come in; T is read as the file's head says.
   void panel(Index first, Index features, Index first_column, Index columns, const Context<Cpu>& context) const {
     const PatchGradients<T>& c = *call;
     const Index width = padded_width(columns), r = basis();
@@ -168,9 +166,9 @@ struct FarWay {
     const Context<Cpu> inner = within_task(context);
     const ProgressPart moments(context, 0, 0.2), couplings(context, 0.2, 0.75), locals(context, 0.75, 1);
     parallel_for(
-        moments.context(), c.leaves(),
+        moments.context(), c.grid->leaves(),
         [&](Index leaf, int worker) {
-          const Index i0 = c.begin(leaf), n = c.points(leaf);
+          const Index i0 = c.grid->begin(leaf), n = c.grid->points(leaf);
           T* weighted = of(worker) + at.weighted;
           expand_panel<T, Cpu>({vectors(leaf, false, of(worker)), n, r}, in.columns(first, features).row_range(i0, n),
                                {weighted, n, r * features}, inner);
@@ -180,13 +178,13 @@ struct FarWay {
         "far field");
     pass.run(couplings.context());
     parallel_for(
-        locals.context(), c.leaves(),
+        locals.context(), c.grid->leaves(),
         [&](Index leaf, int worker) {
-          const Index i0 = c.begin(leaf);
+          const Index i0 = c.grid->begin(leaf);
           const T* v = vectors(leaf, true, of(worker));
           for (Index f = 0; f < features; ++f) {
             BlockReading<T> read{};
-            read.rows = c.points(leaf), read.cols = columns, read.depth = r;
+            read.rows = c.grid->points(leaf), read.cols = columns, read.depth = r;
             read.a = v, read.a_row = r, read.a_step = 1;
             read.b = pass.locals(0, leaf) + f * width, read.b_step = features * width;
             if (dots) {
@@ -214,19 +212,19 @@ struct FarWay {
     const auto weighted = [&](Index leaf, bool reads, int worker) {
       T* v = vectors(leaf, reads, of(worker));
       if (reads == backwards) return v;
-      for (Index i = 0; i < c.points(leaf); ++i) {
-        for (Index q = 0; q < r; ++q) v[i * r + q] *= c.r_bar[c.begin(leaf) + i];
+      for (Index i = 0; i < c.grid->points(leaf); ++i) {
+        for (Index q = 0; q < r; ++q) v[i * r + q] *= c.r_bar[c.grid->begin(leaf) + i];
       }
       return v;
     };
-    parallel_for(context, c.leaves(), [&](Index leaf, int worker) {
-      block_product(r, m, c.points(leaf), weighted(leaf, false, worker), 1, r, in.row(c.begin(leaf)), in.row_stride,
+    parallel_for(context, c.grid->leaves(), [&](Index leaf, int worker) {
+      block_product(r, m, c.grid->points(leaf), weighted(leaf, false, worker), 1, r, in.row(c.grid->begin(leaf)), in.row_stride,
                     pass.moments(0, leaf), width, false);
     });
     pass.run(context);
-    parallel_for(context, c.leaves(), [&](Index leaf, int worker) {
-      block_product(c.points(leaf), m, r, weighted(leaf, true, worker), r, 1, pass.locals(0, leaf), width,
-                    to.row(c.begin(leaf)), to.row_stride, true);
+    parallel_for(context, c.grid->leaves(), [&](Index leaf, int worker) {
+      block_product(c.grid->points(leaf), m, r, weighted(leaf, true, worker), r, 1, pass.locals(0, leaf), width,
+                    to.row(c.grid->begin(leaf)), to.row_stride, true);
     });
   }
 };
@@ -239,7 +237,7 @@ void run(const PatchGradients<T>& call, const Context<Cpu>& context) {
   const Index lanes = std::max(panel * padded_width(block), call.r_bar ? padded_width(features) : 0);
   const Scratch<T> at(call, panel);
   Context<Cpu> limited = context;
-  limited.threads = static_cast<int>(std::min<Index>({call.leaves(), thread_count(context), kMaxWorkers}));
+  limited.threads = static_cast<int>(std::min<Index>({call.grid->leaves(), thread_count(context), kMaxWorkers}));
   const Index scratch_size = at.size * limited.threads;
   Buffer<T, Cpu> memory(scratch_size + 2 * PatchPass<T>::elements(grid) * lanes + kBlockPadding);
   T* scratch = memory.data();
