@@ -14,12 +14,18 @@
 
 namespace espalier {
 
+// How many tasks of over_tasks run at once: the distance from one task of a thread to its next, as far as it can be told.
+inline Index tasks_at_once(Index tasks, const Context<Cpu>& context, bool serial = false) {
+  const int threads = backend::thread_count(context);
+  return !serial && tasks >= threads ? threads : 1;
+}
+
 // Calls work(task, inner) for task = 0 .. tasks - 1: tasks in parallel when there are enough of them, otherwise one after the
 // other with the threads inside. inner carries the stop token but no progress callback (reports come from here).
 inline void over_tasks(Index tasks, const Context<Cpu>& context, std::string_view phase,
                        const std::function<void(Index task, const Context<Cpu>& inner)>& work, bool serial = false) {
-  const int threads = backend::thread_count(context);
-  const bool outside = !serial && tasks >= threads;
+  const Index at_once = tasks_at_once(tasks, context, serial);
+  const bool outside = at_once > 1;
   Context<Cpu> inner = context, outer = context;
   Progress stop_only;
   if (context.progress != nullptr) {
@@ -27,11 +33,14 @@ inline void over_tasks(Index tasks, const Context<Cpu>& context, std::string_vie
     inner.progress = &stop_only;
   }
   (outside ? inner : outer).threads = 1;
-  if (outside) inner.scratch_bytes = context.scratch_bytes / static_cast<std::size_t>(threads);
+  if (outside) inner.scratch_bytes = context.scratch_bytes / static_cast<std::size_t>(at_once);
   backend::parallel_for(
       outer, tasks, [&](Index t, int) { work(t, inner); }, phase);
 }
 
+inline Index tasks_at_once(Index, const Context<Cuda>&, bool = true) {
+  return 1;
+}
 // On a device: every task enqueued on the context's stream, in order.
 inline void over_tasks(Index tasks, const Context<Cuda>& context, std::string_view phase,
                        const std::function<void(Index task, const Context<Cuda>& inner)>& work, bool = true) {

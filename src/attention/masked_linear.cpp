@@ -53,14 +53,14 @@ backend::Buffer<T, B> row_weights(const LinearOptions& o, Index first, Index row
 template <class T, class B>
 class HeadProduct {
  public:
-  // `relu`: forward_relu will be asked for.
-  HeadProduct(const Mask<T, B>* mask, const AttentionSizes& s, Causal causal, bool relu) : mask_(mask) {
+  // `forward`: products will be taken, else only gradients.
+  HeadProduct(const Mask<T, B>* mask, const AttentionSizes& s, Causal causal, bool forward) : mask_(mask) {
     if (mask == nullptr) {
       ones_ = std::make_shared<OnesMask<T, B>>(s.queries, s.keys, causal != Causal::none, causal_shift(causal, s));
       mask_ = ones_.get();
     }
     if (mask == nullptr || causal == Causal::none) {
-      if (relu && mask_->multiplies_by_tiles({.columns = s.values, .rank = std::max<Index>(1, s.width)})) {
+      if (forward && mask_->multiplies_by_tiles({.columns = s.values, .rank = std::max<Index>(1, s.width)})) {
         entries_ = mask_->entries();
         tiles_ = entries_.kind != EntryKind::none;
       }
@@ -76,7 +76,17 @@ class HeadProduct {
     entries_.causal = true;
   }
 
-  void forward(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, const Context<B>& context) const {
+  // Whether the product is that of tiles over entries, which can do what HeadTiles says.
+  bool by_tiles() const { return backend::tiles_by_head<B> && tiles_; }
+  // head: for products by_tiles() alone.
+  void forward(const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out, backend::HeadTiles<T, B> head,
+               const Context<B>& context) const {
+    if constexpr (backend::tiles_by_head<B>) {
+      if (tiles_) {
+        head.transpose = written_;
+        return backend::tile_low_rank(entries_, head, in, out, context);
+      }
+    }
     if (own_) {
       backend::tile_low_rank(entries_, in, out, false, context);
     } else {
@@ -84,12 +94,23 @@ class HeadProduct {
     }
   }
 
-  // Whether forward_relu can run: products of tiles make these features themselves.
-  bool takes_relu() const { return backend::tiles_take_relu<B> && tiles_; }
-  // forward with max(a, 0) + epsilon and max(b, 0) + epsilon in the place of a and b.
-  void forward_relu(T epsilon, const LowRankInputs<T, B>& in, const LowRankOutputs<T, B>& out,
-                    const Context<B>& context) const {
-    if constexpr (backend::tiles_take_relu<B>) backend::tile_low_rank_relu(entries_, epsilon, in, out, context);
+  // Elements of the mask's entries where forward products gain by write(), else 0. Beyond 384 KiB a core's own cache does not
+  // hold them beside a head; ones need none, and the order of causal masks and the gaps of sparse ones are worth more.
+  Index written_size() const {
+    if constexpr (backend::tiles_by_head<B>) {
+      constexpr Index kMost = (384 << 10) / sizeof(T);
+      const bool kind = entries_.kind != EntryKind::ones && entries_.kind != EntryKind::sparse;
+      const Index size = tiles_ && !own_ && kind && !entries_.causal ? backend::written_entries_size(entries_) : 0;
+      return size <= kMost ? size : 0;
+    }
+    return 0;
+  }
+  // Forward products read the mask's entries from `memory` from now on.
+  void write(T* memory, const Context<B>& context) {
+    if constexpr (backend::tiles_by_head<B>) {
+      entries_ = backend::write_entries(entries_, memory, context);
+      written_ = true;
+    }
   }
 
   void backward(const LowRankInputs<T, B>& in, const LowRankCotangents<T, B>& bars, const LowRankGradients<T, B>& out,
@@ -114,9 +135,28 @@ class HeadProduct {
   std::shared_ptr<const Mask<T, B>> ones_;
   const Mask<T, B>* mask_;
   Entries<T, B> entries_;
-  bool own_ = false;    // products over entries_, in both directions
-  bool tiles_ = false;  // entries_ are there for forward_relu
+  bool own_ = false;      // products over entries_, in both directions
+  bool tiles_ = false;    // entries_ are all that a forward product needs
+  bool written_ = false;  // they are those of Mᵀ, for forward products alone
 };
+
+// Writes out the entries of masks that several heads share: from the third product on it is gained. The memory they lie in.
+template <class T, class B>
+backend::Buffer<T, B> write_shared(std::vector<HeadProduct<T, B>>& products, Index heads, const Context<B>& context) {
+  Index size = 0;
+  if (heads >= 3 * static_cast<Index>(products.size())) {
+    for (const auto& p : products) size += p.written_size();
+  }
+  if (size == 0 || static_cast<std::size_t>(size) * sizeof(T) > context.scratch_bytes) return {};
+  backend::Buffer<T, B> memory(size, context);
+  T* next = memory.data();
+  for (auto& p : products) {
+    const Index n = p.written_size();
+    if (n > 0) p.write(next, context);
+    next += n;
+  }
+  return memory;
+}
 
 bool maps_elements(const LinearOptions& o) {
   return o.features != FeatureKind::identity || o.feature_epsilon > 0;
@@ -189,17 +229,22 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
   check_tensor_overlap("normaliser", normaliser, "out", out);
   std::vector<HeadProduct<T, B>> products;
   for (Index i = 0; i < std::max<Index>(1, masks.count()); ++i) {
-    products.emplace_back(masks.empty() ? nullptr : &masks[i], s, options.causal, options.features == FeatureKind::relu);
+    products.emplace_back(masks.empty() ? nullptr : &masks[i], s, options.causal, true);
   }
+  const backend::Buffer<T, B> written = write_shared(products, s.batch * s.heads, context);
 
   std::atomic<Index> floored_rows{0};
   const backend::Visible everything{options.causal != Causal::none, causal_shift(options.causal, s), s.keys};
-  over_tasks(s.batch * s.heads, context, "linear attention", [&](Index t, const Context<B>& inner) {
+  const Index tasks = s.batch * s.heads, at_once = tasks_at_once(tasks, context);
+  // Where the next head fits in a core's own cache beside this one, and all of them do not.
+  const std::size_t head_bytes = static_cast<std::size_t>((s.queries + s.keys) * (s.width + s.values)) * sizeof(T);
+  const bool ask_ahead = head_bytes <= (384 << 10) && head_bytes * static_cast<std::size_t>(tasks) > (1 << 20);
+  over_tasks(tasks, context, "linear attention", [&](Index t, const Context<B>& inner) {
     const Index b = t / s.heads, h = t % s.heads;
     const Index count = keys_of(options.key_counts, b, s), rows = queries_of(options.key_counts, b, s);
     const auto& product = products[static_cast<std::size_t>(masks.empty() ? 0 : masks.index(b, h, s.heads))];
     // The features of padding keys are zeros, which ReLU with an epsilon would not give.
-    const bool relu = options.features == FeatureKind::relu && count == s.keys && product.takes_relu();
+    const bool relu = options.features == FeatureKind::relu && count == s.keys && product.by_tiles();
     const LinearOptions* features = relu ? nullptr : &options;
     const HeadKeys<T, B> keys(k.matrix(b, h / s.group()), v.matrix(b, h / s.group()), count, features, inner);
     backend::Buffer<T, B> q_memory;
@@ -209,11 +254,13 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
     const MatrixView<T, B> d = denominator.matrix(s.queries, 1);
     const LowRankInputs<T, B> in{qs, keys.k, keys.v};
     const LowRankOutputs<T, B> results{y, {denominator.data(), s.queries}};
-    if (relu) {
-      product.forward_relu(static_cast<T>(options.feature_epsilon), in, results, inner);
-    } else {
-      product.forward(in, results, inner);
+    backend::HeadTiles<T, B> head{.relu = relu, .epsilon = static_cast<T>(options.feature_epsilon)};
+    if (ask_ahead && t + at_once < tasks) {
+      const Index next_b = (t + at_once) / s.heads, next_h = (t + at_once) % s.heads, key_head = next_h / s.group();
+      head.next = {queries.matrix(next_b, next_h), k.matrix(next_b, key_head), v.matrix(next_b, key_head)};
+      head.next_y = out.matrix(next_b, next_h);
     }
+    product.forward(in, results, head, inner);
     if (options.weight_epsilon > 0) {
       backend::Visible visible = everything;
       visible.keys = count;

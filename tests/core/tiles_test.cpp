@@ -263,6 +263,14 @@ struct Data {
   }
   MatrixView<T> view() { return {memory.data(), rows, cols, stride}; }
   MatrixView<const T> view() const { return {memory.data(), rows, cols, stride}; }
+  bool gaps_untouched() const {
+    for (Index i = 0; i < rows; ++i) {
+      for (Index k = cols; k < stride; ++k) {
+        if (!std::isnan(memory[static_cast<std::size_t>(i * stride + k)])) return false;
+      }
+    }
+    return true;
+  }
   Index rows, cols, stride;
   std::vector<T> memory;
 };
@@ -348,6 +356,7 @@ void check_products(const Case& c, Index m, Index width, const Context<Cpu>& con
     }
     CHECK(error(z, plain) <= kBound<T>);
     CHECK(error(y, product) <= kBound<T>);
+    CHECK(y.gaps_untouched());
     CHECK(error(r.data(), to, 1, 1, row_sum) <= kBound<T>);
   }
 }
@@ -484,7 +493,7 @@ TEST_CASE_TEMPLATE("borders that end inside a later tile", T, float, double) {
 // Few rows read columns of x where they lie, unless rows of x are about a page apart; then, and for many rows, they are packed.
 TEST_CASE_TEMPLATE("the same bits for any distance of the rows", T, float, double) {
   const FormMask<T> mask({Form::grid, 197, 197, 1, 1});
-  for (const Index width : {4, 12, 24, 60, 64}) {
+  for (const Index width : {4, 12, 24, 32, 60, 64, 128}) {
     const Data<T> a(197, 64, 1), b(197, 64, 2), near(197, width, 3);
     const Index far_stride = 1024 / static_cast<Index>(sizeof(T)) + 5;
     std::vector<T> far(static_cast<std::size_t>(197 * far_stride), std::numeric_limits<T>::quiet_NaN());
@@ -494,6 +503,20 @@ TEST_CASE_TEMPLATE("the same bits for any distance of the rows", T, float, doubl
     mask.multiply_low_rank({a.view(), b.view(), near.view()}, {y.view()});
     mask.multiply_low_rank({a.view(), b.view(), apart}, {z.view()});
     CHECK(std::memcmp(y.memory.data(), z.memory.data(), y.memory.size() * sizeof(T)) == 0);
+  }
+}
+
+// With few rows and whole vectors of columns these lie along the lanes of the tile: every height of it, rows beyond the mask's
+// last, results that start from zeros, tiles left out at the beginning, in the middle and all of them, sources in pieces.
+TEST_CASE_TEMPLATE("few rows with columns along lanes", T, float, double) {
+  for (Index n = 1; n <= 40; ++n) check_products<T>({Form::toeplitz, n, 150 - n}, n % 7 + 1, 64, {.threads = 1});
+  for (const Form form : kForms) {
+    for (const Index width : {Index{32}, Index{64}, Index{128}}) {
+      check_products<T>({form, 131, 113, 1, 1, false, 0, 0.5}, 3, width, {.threads = 2});
+      check_products<T>({form, 256, 90, 0, 0, true, -140}, 2, width, {.threads = 1});
+    }
+    check_products<T>({form, 90, 200, 0, 0, true, -100}, 2, 64, {.threads = 1});  // nothing is visible
+    check_products<T>({form, 101, 700, 0, 0, true, 250, 1.0}, 5, 64, {.threads = 2, .scratch_bytes = 20000});
   }
 }
 

@@ -49,6 +49,7 @@ struct Entries {
 
   const T* values = nullptr;
   Index values_stride = 0;
+  bool values_padded = false;  // dense: all values_stride elements of every row may be read, of the last one too
   const T* left = nullptr;
   const T* right = nullptr;
   Index left_stride = 0, right_stride = 0, factor_rank = 0;

@@ -79,7 +79,8 @@ class ESPALIER_EXPORT Mask {
   std::vector<Report> engines(Shape shape) const;
   Report report(Shape shape) const;
   // Whether multiply_low_rank of this shape is nothing but the tile kernel over entries(), so that a caller may run that kernel
-  // itself (attention makes features while tiles read their rows). Default: false, since a class may have a product of its own.
+  // itself (attention makes features while tiles read their rows, and writes entries out that many heads share). Default:
+  // false, since a class may have a product of its own.
   virtual bool multiplies_by_tiles(Shape shape) const;
 
  protected:

@@ -189,7 +189,11 @@ EntryTile<T> inside_tile(const EntryPlan<T>& plan, Index i0, Index ni, Index j0,
   switch (m.kind) {
     case EntryKind::dense: {
       const T* from = plan.transpose ? m.values + j0 * m.values_stride + i0 : m.values + i0 * m.values_stride + j0;
-      if (plan.transpose && may_view && ni % kPanel<T> == 0) return {from, m.values_stride, false};
+      // A view also reads the lanes up to a whole panel: these must lie inside the matrix.
+      const Index rows = plan.sources() - m.border_rows, cols = plan.lanes() - m.border_cols;
+      const Index held = (rows - 1) * m.values_stride + (m.values_padded ? m.values_stride : cols);
+      const Index read = (j0 + nj - 1) * m.values_stride + i0 + (ni + kPanel<T> - 1) / kPanel<T> * kPanel<T>;
+      if (plan.transpose && may_view && (ni % kPanel<T> == 0 || read <= held)) return {from, m.values_stride, false};
       if (plan.transpose) {
         for (Index j = 0; j < nj; ++j) copy_lanes(from + j * m.values_stride, ni, out + j * stride);
       } else {

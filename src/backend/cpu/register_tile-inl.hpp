@@ -37,6 +37,15 @@ constexpr int kRows = 12;
 constexpr int kRows = 6;
 #endif
 
+// The tile of add_rows, where rows are few and columns lie along lanes: up to 6 rows of 4 vectors of columns. Nothing is
+// packed, padded or turned for it; with 16 registers it would be too narrow to pay.
+#if HWY_TARGET <= HWY_AVX3
+constexpr int kColumnVectors = 4;
+#else
+constexpr int kColumnVectors = 0;
+#endif
+constexpr int kColumnRows = 6;
+
 // Rows of the narrowest tile that holds n rows (1 <= n), at most kRows: the height of a packed panel of n rows.
 constexpr int tile_rows(Index n) {
   return n > 2 * kRows / 3 ? kRows : n > kRows / 3 ? 2 * kRows / 3 : kRows / 3;
@@ -97,7 +106,7 @@ template <class T, int R, int V>
 HWY_INLINE void clear(Accumulator<T, R, V>& acc) {
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) acc.c[r][v] = hn::Zero(Wide<T>());
   }
 }
@@ -111,12 +120,12 @@ HWY_INLINE void multiply_accumulate(Index depth, const T* HWY_RESTRICT a, Index 
 #pragma GCC unroll 2
   for (Index k = 0; k < depth; ++k) {
     hn::Vec<Wide<T>> bk[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) bk[v] = hn::LoadU(d, b + v * kLanes<T>);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const auto s = hn::Set(d, a[r * a_row]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < V; ++v) acc.c[r][v] = hn::MulAdd(s, bk[v], acc.c[r][v]);
     }
     a += a_step;
@@ -172,6 +181,61 @@ HWY_INLINE void add_columns(Index depth, Columns<T> x, Index columns, const T* H
       multiply_accumulate<T, R, V>(depth, from + c, 1, x.step, s, s_step, acc);
       add_tile(acc, y + c * kPanel<T>);
     });
+  }
+}
+
+// A matrix by its first element and the distance of its rows.
+template <class T>
+struct Rows {
+  T* data;
+  Index step;
+};
+
+// y[i][.] = (add ? y[i][.] : 0) + sum_{j < depth} s[j][i] x[j][.] for `rows` rows i, at most those of one panel, and `columns`
+// columns, a multiple of kColumnVectors vectors. Rows are cut evenly, and exactly: 32 into 6, 6, 5, 5, 5, 5.
+template <class T>
+HWY_INLINE void add_rows(Index depth, Rows<const T> s, Index rows, Rows<const T> x, Index columns, bool add, Rows<T> y) {
+  constexpr int V = kColumnVectors;
+  const Wide<T> d;
+  const auto tile = [&](Index i, Index c, auto height) HWY_ATTR {
+    constexpr int R = height;
+    Accumulator<T, R, V> acc;
+    clear(acc);
+    multiply_accumulate<T, R, V>(depth, s.data + i, 1, s.step, x.data + c, x.step, acc);
+    T* HWY_RESTRICT to = y.data + i * y.step + c;
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r, to += y.step) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        T* at = to + v * kLanes<T>;
+        hn::StoreU(add ? hn::Add(hn::LoadU(d, at), acc.c[r][v]) : acc.c[r][v], d, at);
+      }
+    }
+  };
+  for (Index c = 0; c < columns; c += V * kLanes<T>) {
+    for (Index i = 0, tiles = (rows + kColumnRows - 1) / kColumnRows; tiles > 0; --tiles) {
+      const Index n = (rows - i + tiles - 1) / tiles;
+      switch (n) {
+        case 1:
+          tile(i, c, Constant<1>());
+          break;
+        case 2:
+          tile(i, c, Constant<2>());
+          break;
+        case 3:
+          tile(i, c, Constant<3>());
+          break;
+        case 4:
+          tile(i, c, Constant<4>());
+          break;
+        case 5:
+          tile(i, c, Constant<5>());
+          break;
+        default:
+          tile(i, c, Constant<kColumnRows>());
+      }
+      i += n;
+    }
   }
 }
 

@@ -10,8 +10,9 @@
 namespace espalier::backend {
 
 struct TileGeometry {
-  Index panel;  // lanes of a panel: two vectors
-  Index rows;   // rows of the register tile, a multiple of 3
+  Index panel;        // lanes of a panel: two vectors
+  Index rows;         // rows of the register tile, a multiple of 3
+  Index columns = 0;  // columns that a tile with columns along lanes takes; 0: there is none
   // Rows that packed panels of n rows take.
   Index padded_rows(Index n) const { return (n + rows / 3 - 1) / (rows / 3) * (rows / 3); }
   // n rounded up to whole vectors.
