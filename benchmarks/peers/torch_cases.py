@@ -98,13 +98,13 @@ def small_images(comparison):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(BATCH, -1, -1, -1))
 
     pairs = float(BATCH * HEADS * length * length * D)
-    # Scores: rows in whole vectors, sources in thirds of a register tile. The product with v: the same tile, but with AVX-512 one
-    # of columns, which rounds nothing up.
+    # Scores: rows in whole vectors, sources in thirds of a register tile. The product with v: the same tile, but linear attention
+    # with AVX-512 has one of columns, which rounds nothing up.
     name = worker.ask("set")["name"]
     lanes, sources = {"avx512": (16, 4), "avx2": (8, 2)}.get(name, (1, 1))
-    scores = (-(-length // lanes) * lanes) * (-(-length // sources) * sources)
-    product = length * length if name == "avx512" else -(-length // lanes) * lanes * length
-    executed = 2.0 * BATCH * HEADS * D * (scores + product)
+    rows = -(-length // lanes) * lanes
+    scores = rows * (-(-length // sources) * sources)
+    product = {"linear": length * length if name == "avx512" else scores, "softmax": scores}
     shared = {"q": "q", "k": "k", "v": "v", "sizes": f"{SIDE}x{SIDE}", "border": 1}
     for kind, values, border, attend, bars in (("linear", factor, 1.0, linear, (3.0, 2.0)),
                                                ("softmax", bias, 0.0, softmax, (1.1, 1.2))):
@@ -119,7 +119,7 @@ def small_images(comparison):
             worker.case("forward", kind, **settings)
             comparison.measure(title + ", forward", peer, "forward", lambda: attend(tq, tk, tv, mask), flops=4 * pairs,
                                rounds=15, outputs=[("out", lambda r: r.numpy())], tolerance=1e-5, bar=bars[0],
-                               executed=executed, moved=q.nbytes + k.nbytes + v.nbytes + out_bar.nbytes)
+                               executed=2.0 * BATCH * HEADS * D * (scores + product[kind]), moved=q.nbytes + k.nbytes + v.nbytes + out_bar.nbytes)
         leaves = [t.clone().requires_grad_() for t in (tq, tk, tv, theirs)]
         worker.case("step", kind, out_bar="out_bar", **settings)
         # Ours has the border's three weights behind each table; the peer has none.

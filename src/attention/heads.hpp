@@ -24,8 +24,8 @@ inline Index tasks_at_once(Index tasks, const Context<Cpu>& context, bool serial
 // other with the threads inside. inner carries the stop token but no progress callback (reports come from here).
 inline void over_tasks(Index tasks, const Context<Cpu>& context, std::string_view phase,
                        const std::function<void(Index task, const Context<Cpu>& inner)>& work, bool serial = false) {
-  const Index at_once = tasks_at_once(tasks, context, serial);
-  const bool outside = at_once > 1;
+  const int threads = backend::thread_count(context);
+  const bool outside = tasks_at_once(tasks, context, serial) == threads;
   Context<Cpu> inner = context, outer = context;
   Progress stop_only;
   if (context.progress != nullptr) {
@@ -33,7 +33,7 @@ inline void over_tasks(Index tasks, const Context<Cpu>& context, std::string_vie
     inner.progress = &stop_only;
   }
   (outside ? inner : outer).threads = 1;
-  if (outside) inner.scratch_bytes = context.scratch_bytes / static_cast<std::size_t>(at_once);
+  if (outside) inner.scratch_bytes = context.scratch_bytes / static_cast<std::size_t>(threads);
   backend::parallel_for(
       outer, tasks, [&](Index t, int) { work(t, inner); }, phase);
 }

@@ -53,14 +53,14 @@ backend::Buffer<T, B> row_weights(const LinearOptions& o, Index first, Index row
 template <class T, class B>
 class HeadProduct {
  public:
-  // `forward`: products will be taken, else only gradients.
-  HeadProduct(const Mask<T, B>* mask, const AttentionSizes& s, Causal causal, bool forward) : mask_(mask) {
+  // `products`: products will be taken, else only gradients.
+  HeadProduct(const Mask<T, B>* mask, const AttentionSizes& s, Causal causal, bool products) : mask_(mask) {
     if (mask == nullptr) {
       ones_ = std::make_shared<OnesMask<T, B>>(s.queries, s.keys, causal != Causal::none, causal_shift(causal, s));
       mask_ = ones_.get();
     }
     if (mask == nullptr || causal == Causal::none) {
-      if (forward && mask_->multiplies_by_tiles({.columns = s.values, .rank = std::max<Index>(1, s.width)})) {
+      if (products && mask_->multiplies_by_tiles({.columns = s.values, .rank = std::max<Index>(1, s.width)})) {
         entries_ = mask_->entries();
         tiles_ = entries_.kind != EntryKind::none;
       }
@@ -87,7 +87,7 @@ class HeadProduct {
         return backend::tile_low_rank(entries_, head, in, out, context);
       }
     }
-    if (own_) {
+    if (own_) {  // on a device
       backend::tile_low_rank(entries_, in, out, false, context);
     } else {
       mask_->multiply_low_rank(in, out, context);
@@ -95,12 +95,13 @@ class HeadProduct {
   }
 
   // Elements of the mask's entries where forward products gain by write(), else 0. Beyond 384 KiB a core's own cache does not
-  // hold them beside a head; ones need none, and the order of causal masks and the gaps of sparse ones are worth more.
+  // hold them beside a head; the order of causal masks and the gaps of sparse ones are worth more.
   Index written_size() const {
     if constexpr (backend::tiles_by_head<B>) {
       constexpr Index kMost = (384 << 10) / sizeof(T);
-      const bool kind = entries_.kind != EntryKind::ones && entries_.kind != EntryKind::sparse;
-      const Index size = tiles_ && !own_ && kind && !entries_.causal ? backend::written_entries_size(entries_) : 0;
+      const bool whole = tiles_ && !entries_.causal && entries_.kind != EntryKind::ones && entries_.kind != EntryKind::sparse;
+      if (!whole || entries_.rows > kMost / std::max<Index>(1, entries_.cols)) return 0;
+      const Index size = backend::written_entries_size(entries_);
       return size <= kMost ? size : 0;
     }
     return 0;
@@ -140,19 +141,25 @@ class HeadProduct {
   bool written_ = false;  // they are those of Mᵀ, for forward products alone
 };
 
-// Writes out the entries of masks that several heads share: from the third product on it is gained. The memory they lie in.
+// Writes out the entries of masks that three heads or more share (on average), as far as they fit in scratch_bytes: from the
+// third product on it is gained. The memory they lie in.
 template <class T, class B>
 backend::Buffer<T, B> write_shared(std::vector<HeadProduct<T, B>>& products, Index heads, const Context<B>& context) {
+  if (heads < 3 * static_cast<Index>(products.size())) return {};
+  const Index room = static_cast<Index>(context.scratch_bytes / sizeof(T));
   Index size = 0;
-  if (heads >= 3 * static_cast<Index>(products.size())) {
-    for (const auto& p : products) size += p.written_size();
-  }
-  if (size == 0 || static_cast<std::size_t>(size) * sizeof(T) > context.scratch_bytes) return {};
-  backend::Buffer<T, B> memory(size, context);
-  T* next = memory.data();
+  std::vector<HeadProduct<T, B>*> chosen;
   for (auto& p : products) {
     const Index n = p.written_size();
-    if (n > 0) p.write(next, context);
+    if (n == 0 || n > room - size) continue;
+    size += n;
+    chosen.push_back(&p);
+  }
+  backend::Buffer<T, B> memory(size, context);
+  T* next = memory.data();
+  for (HeadProduct<T, B>* p : chosen) {
+    const Index n = p->written_size();
+    p->write(next, context);
     next += n;
   }
   return memory;
@@ -232,15 +239,23 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
     products.emplace_back(masks.empty() ? nullptr : &masks[i], s, options.causal, true);
   }
   const backend::Buffer<T, B> written = write_shared(products, s.batch * s.heads, context);
+  Context<B> rest = context;
+  rest.scratch_bytes -= static_cast<std::size_t>(written.size()) * sizeof(T);
+  // Where entries are written, the heads of one mask come one after the other: it stays in the cache.
+  const bool by_mask = written.size() > 0 && s.group() == 1;
+  const auto batch_and_head = [&](Index t) {
+    return by_mask ? std::pair{t % s.batch, t / s.batch} : std::pair{t / s.heads, t % s.heads};
+  };
 
   std::atomic<Index> floored_rows{0};
   const backend::Visible everything{options.causal != Causal::none, causal_shift(options.causal, s), s.keys};
-  const Index tasks = s.batch * s.heads, at_once = tasks_at_once(tasks, context);
+  const Index tasks = s.batch * s.heads, at_once = tasks_at_once(tasks, rest);
   // Where the next head fits in a core's own cache beside this one, and all of them do not.
   const std::size_t head_bytes = static_cast<std::size_t>((s.queries + s.keys) * (s.width + s.values)) * sizeof(T);
   const bool ask_ahead = head_bytes <= (384 << 10) && head_bytes * static_cast<std::size_t>(tasks) > (1 << 20);
-  over_tasks(tasks, context, "linear attention", [&](Index t, const Context<B>& inner) {
-    const Index b = t / s.heads, h = t % s.heads;
+  over_tasks(tasks, rest, "linear attention", [&](Index t, const Context<B>& inner) {
+    const auto place = batch_and_head(t);
+    const Index b = place.first, h = place.second;
     const Index count = keys_of(options.key_counts, b, s), rows = queries_of(options.key_counts, b, s);
     const auto& product = products[static_cast<std::size_t>(masks.empty() ? 0 : masks.index(b, h, s.heads))];
     // The features of padding keys are zeros, which ReLU with an epsilon would not give.
@@ -256,9 +271,10 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
     const LowRankOutputs<T, B> results{y, {denominator.data(), s.queries}};
     backend::HeadTiles<T, B> head{.relu = relu, .epsilon = static_cast<T>(options.feature_epsilon)};
     if (ask_ahead && t + at_once < tasks) {
-      const Index next_b = (t + at_once) / s.heads, next_h = (t + at_once) % s.heads, key_head = next_h / s.group();
-      head.next = {queries.matrix(next_b, next_h), k.matrix(next_b, key_head), v.matrix(next_b, key_head)};
-      head.next_y = out.matrix(next_b, next_h);
+      const auto next = batch_and_head(t + at_once);
+      const Index key_head = next.second / s.group();
+      head.next = {queries.matrix(next.first, next.second), k.matrix(next.first, key_head), v.matrix(next.first, key_head)};
+      head.next_y = out.matrix(next.first, next.second);
     }
     product.forward(in, results, head, inner);
     if (options.weight_epsilon > 0) {

@@ -13,8 +13,12 @@
 
 #include "support/attention_reference.hpp"
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -80,6 +84,34 @@ class Doubled final : public es::Mask<T> {
   std::vector<T> values_;
 };
 
+// Counts how often its entries are asked for; its product is that of tiles, and says so.
+template <class T>
+class Counted final : public es::Mask<T>, public es::EntrySource<T> {
+ public:
+  Counted(Index rows, Index cols) : es::Mask<T>(rows, cols, {.engine = "direct"}) {}
+  bool multiplies_by_tiles(es::Shape) const override { return true; }
+  es::Entries<T> entries() const override {
+    es::Entries<T> e;
+    e.kind = es::EntryKind::source;
+    e.rows = this->rows(), e.cols = this->cols();
+    e.source = this;
+    return e;
+  }
+  void fill(Index row0, Index rows, Index col0, Index cols, T* out, Index stride) const override {
+    asked += rows * cols;
+    for (Index i = 0; i < rows; ++i) {
+      for (Index j = 0; j < cols; ++j) out[i * stride + j] = T(1) / static_cast<T>(row0 + i + 2 * (col0 + j) + 1);
+    }
+  }
+  mutable std::atomic<Index> asked{0};
+
+ protected:
+  void apply(es::MatrixView<const T> x, es::MatrixView<T> y, bool transpose,
+             const es::Context<es::Cpu>& context) const override {
+    this->apply_by_tiles(x, y, transpose, context);
+  }
+};
+
 template <class T>
 std::vector<std::pair<std::string, es::MaskPointer<T>>> samples(Index rows, Index cols) {
   std::vector<std::pair<std::string, es::MaskPointer<T>>> all;
@@ -91,6 +123,7 @@ std::vector<std::pair<std::string, es::MaskPointer<T>>> samples(Index rows, Inde
                                                   std::make_shared<es::ScaledMask<T>>(dense<T>(rows - 2, cols - 2, 6), 1.3), 2,
                                                   es::BorderWeights{1, 0.1, 0.5}));
   all.emplace_back("ones", std::make_shared<es::OnesMask<T>>(rows, cols));
+  all.emplace_back("a user's entries", std::make_shared<Counted<T>>(rows, cols));
   all.emplace_back("a user's own product", std::make_shared<Doubled<T>>(rows, cols));
   if (rows == cols) {
     all.emplace_back("line", grid<T>({rows}, 7));
@@ -158,19 +191,36 @@ TEST_CASE_TEMPLATE("a head among many gives the bits of the head alone", T, floa
   }
 }
 
+TEST_CASE_TEMPLATE("the entries of a shared mask are asked for once a call, where they fit", T, float, double) {
+  const auto entries_asked = [](Index n, Index batch, std::size_t scratch) {
+    const auto mask = std::make_shared<Counted<T>>(n, n);
+    const std::vector<es::MaskPointer<T>> masks{mask};
+    const Stored<T> q(random_tensor(batch, 2, n, 4, 1, true)), k(random_tensor(batch, 2, n, 4, 2, true));
+    Stored<T> out(batch, 2, n, 4);
+    es::masked_linear_attention<T>(q.view, k.view, k.view, masks, out.view, {}, {}, {.threads = 1, .scratch_bytes = scratch});
+    return mask->asked.load();
+  };
+  const std::size_t room = std::size_t{1} << 20;
+  CHECK(entries_asked(100, 3, room) == 100 * 100);
+  CHECK(entries_asked(100, 1, room) == 2 * 100 * 100);       // two heads: no gain
+  CHECK(entries_asked(100, 3, 100 * 100) == 6 * 100 * 100);  // no room
+  CHECK(entries_asked(400, 3, room << 4) == 6 * 400 * 400);  // more than a core's cache
+}
+
 TEST_CASE_TEMPLATE("several masks, of which some are written out, and more heads than a cache holds", T, float, double) {
   const std::vector<es::MaskPointer<T>> masks{grid<T>({197}, 1), dense<T>(197, 197, 2), grid<T>({197}, 3, true),
                                               std::make_shared<Doubled<T>>(197, 197)};
   for (const int threads : {1, 2, 3}) {
     const es::LinearOptions relu{.denominator_floor = 1e-6, .features = es::FeatureKind::relu};
     check_shared("mixed", masks, 4, 4, 197, 197, 64, 64, relu, {.threads = threads});
+    es::LinearOptions causal = relu;
+    causal.causal = es::Causal::top_left;
+    check_shared("causal order", masks, 3, 4, 197, 197, 8, 64, causal, {.threads = threads});
   }
 }
 
-TEST_CASE_TEMPLATE("shared masks equal the definition", T, float, double) {
+TEST_CASE_TEMPLATE("shared masks equal the definition, with grouped heads and padding", T, float, double) {
   const Index batch = 4, heads = 2, n = 50, m = 6, c = 64;
-  const Tensor q = random_tensor(batch, heads, n, m, 1, true), k = random_tensor(batch, heads, n, m, 2, true);
-  const Tensor v = random_tensor(batch, heads, n, c, 3);
   const std::vector<double> table = random_values(13 * 13, 4);
   const std::vector<es::MaskPointer<T>> masks{std::make_shared<es::BorderedMask<T>>(
       std::make_shared<es::GridMask<T>>(std::vector<Index>{7, 7}, table), 1, es::BorderWeights{0.5, 0.25, 2})};
@@ -179,10 +229,25 @@ TEST_CASE_TEMPLATE("shared masks equal the definition", T, float, double) {
     --i, --j;
     return table[static_cast<std::size_t>((i / 7 - j / 7 + 6) * 13 + i % 7 - j % 7 + 6)];
   };
-  const auto want = linear_attention(q, k, v, entry, [](Index, Index, Index) { return true; });
-  const Stored<T> sq(q, 3), sk(k, 2), sv(v, 1);
-  Stored<T> out(batch, heads, n, c), normaliser(batch, heads, n, 1);
-  es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, normaliser.view);
-  CHECK(relative_to_max(out.flat(), want.out.values) < (sizeof(T) == 4 ? 2e-6 : 1e-12));
-  CHECK(relative_to_max(normaliser.flat(), want.denominator.values) < (sizeof(T) == 4 ? 2e-6 : 1e-12));
+  const std::vector<std::int64_t> counts{n, 3, 49, n};
+  for (const Index key_heads : {Index{1}, heads}) {
+    for (const bool padded : {false, true}) {
+      const Tensor q = random_tensor(batch, heads, n, m, 1, true), k = random_tensor(batch, key_heads, n, m, 2, true);
+      const Tensor v = random_tensor(batch, key_heads, n, c, 3);
+      const PairFunction pair = [&](Index b, Index i, Index j) {
+        return !padded || std::max(i, j) < counts[static_cast<std::size_t>(b)];
+      };
+      const auto want = linear_attention(q, k, v, entry, pair);
+      Stored<T> sq(q, 3), sk(k, 2), sv(v, 1), out(batch, heads, n, c), normaliser(batch, heads, n, 1);
+      es::LinearOptions options;
+      if (padded) options.key_counts = {counts.data(), batch};
+      for (Index i = 3; padded && i < n; ++i) {
+        sq.view.matrix(1, 0)(i, 0) = sk.view.matrix(1, 0)(i, 1) = sv.view.matrix(1, 0)(i, 2) =
+            std::numeric_limits<T>::quiet_NaN();
+      }
+      es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, normaliser.view, options);
+      CHECK(relative_to_max(out.flat(), want.out.values) < (sizeof(T) == 4 ? 2e-6 : 1e-12));
+      CHECK(relative_to_max(normaliser.flat(), want.denominator.values) < (sizeof(T) == 4 ? 2e-6 : 1e-12));
+    }
+  }
 }

@@ -503,6 +503,16 @@ TEST_CASE_TEMPLATE("the same bits for any distance of the rows", T, float, doubl
     mask.multiply_low_rank({a.view(), b.view(), near.view()}, {y.view()});
     mask.multiply_low_rank({a.view(), b.view(), apart}, {z.view()});
     CHECK(std::memcmp(y.memory.data(), z.memory.data(), y.memory.size() * sizeof(T)) == 0);
+    // Sums that underflow to zero from below: +0 both ways.
+    const T tiny = sizeof(T) == 4 ? T(1e-15) : T(1e-150), small = -tiny * tiny;
+    const std::vector<T> ones(197 * 64, tiny);
+    const MatrixView<const T> factor(ones.data(), 197, 64);
+    for (Index i = 0; i < 197; ++i) std::fill_n(apart.row(i), width, small);
+    Data<T> tiny_x(197, width, 3);
+    for (Index i = 0; i < 197; ++i) std::fill_n(tiny_x.view().row(i), width, small);
+    mask.multiply_low_rank({factor, factor, tiny_x.view()}, {y.view()});
+    mask.multiply_low_rank({factor, factor, apart}, {z.view()});
+    CHECK(std::memcmp(y.memory.data(), z.memory.data(), y.memory.size() * sizeof(T)) == 0);
   }
 }
 

@@ -33,10 +33,10 @@ struct LinearResult {
 // q: [B, H, Lq, m], k: [B, Hk, Lk, m], both after the feature map (or options.features names it); v: [B, Hk, Lk, c]; out: [B,
 // H, Lq, c]; normaliser: [B, H, Lq, 1] or empty, receives the denominators. H a multiple of Hk: query head h uses head h / (H /
 // Hk). masks: none (ones), one, H or B H masks of size Lq x Lk. Cost: that of the masks' products; nothing of size Lq x Lk or L
-// x m c is formed (docs/masks.md), but for small masks that three heads or more share: their entries are written out for the
-// call, at most 384 KiB a mask and scratch_bytes in all. Gradient: masked_linear_attention_vjp. Errors: ShapeError, ValueError
-// (overlap, causal with Lq != Lk unaligned), Cancelled. Source: K. Choromanski et al., ICML 2022, section 3 (Lemma 3.1);
-// normalisation with two epsilons: TopViT.
+// x m c is formed (docs/masks.md), but for small masks that heads share, three on average: their entries are written out for
+// the call, at most 384 KiB a mask and scratch_bytes in all. Gradient: masked_linear_attention_vjp. Errors: ShapeError,
+// ValueError (overlap, causal with Lq != Lk unaligned), Cancelled. Source: K. Choromanski et al., ICML 2022, section 3
+// (Lemma 3.1); normalisation with two epsilons: TopViT.
 template <class U, class B>
 ESPALIER_EXPORT LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v, Masks<U, B> masks,
                                                      Out<U, B> out, Out<U, B> normaliser = {},

@@ -37,7 +37,7 @@ constexpr int kRows = 12;
 constexpr int kRows = 6;
 #endif
 
-// The tile of add_rows, where rows are few and columns lie along lanes: up to 6 rows of 4 vectors of columns. Nothing is
+// The tile of add_row_tiles, where rows are few and columns lie along lanes: up to 6 rows of 4 vectors of columns. Nothing is
 // packed, padded or turned for it; with 16 registers it would be too narrow to pay.
 #if HWY_TARGET <= HWY_AVX3
 constexpr int kColumnVectors = 4;
@@ -191,10 +191,10 @@ struct Rows {
   Index step;
 };
 
-// y[i][.] = (add ? y[i][.] : 0) + sum_{j < depth} s[j][i] x[j][.] for `rows` rows i, at most those of one panel, and `columns`
+// y[i][.] = (add ? y[i][.] : +0) + sum_{j < depth} s[j][i] x[j][.] for `rows` rows i, at most those of one panel, and `columns`
 // columns, a multiple of kColumnVectors vectors. Rows are cut evenly, and exactly: 32 into 6, 6, 5, 5, 5, 5.
 template <class T>
-HWY_INLINE void add_rows(Index depth, Rows<const T> s, Index rows, Rows<const T> x, Index columns, bool add, Rows<T> y) {
+HWY_INLINE void add_row_tiles(Index depth, Rows<const T> s, Index rows, Rows<const T> x, Index columns, bool add, Rows<T> y) {
   constexpr int V = kColumnVectors;
   const Wide<T> d;
   const auto tile = [&](Index i, Index c, auto height) HWY_ATTR {
@@ -208,7 +208,7 @@ HWY_INLINE void add_rows(Index depth, Rows<const T> s, Index rows, Rows<const T>
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         T* at = to + v * kLanes<T>;
-        hn::StoreU(add ? hn::Add(hn::LoadU(d, at), acc.c[r][v]) : acc.c[r][v], d, at);
+        hn::StoreU(hn::Add(add ? hn::LoadU(d, at) : hn::Zero(d), acc.c[r][v]), d, at);
       }
     }
   };

@@ -50,7 +50,7 @@ struct ForwardCall {
   Index source_begin, source_end;
   bool add;
   bool own_columns;   // x is not packed: few rows read it, and packing would cost them more than it saves
-  bool column_lanes;  // besides, columns lie along lanes (add_rows)
+  bool column_lanes;  // besides, columns lie along lanes (add_row_tiles)
   T* b_packed;
   T* x_packed;
 };
@@ -221,7 +221,7 @@ void forward_block(const ForwardCall<T>& call, Index i0, Index ni, T* scratch) {
         if constexpr (kColumnVectors > 0) {
           if (call.column_lanes) {
             const Index i = p * kPanel<T>, n = std::min(kPanel<T>, ni - i);
-            add_rows<T>(nj, {s, kPanel<T>}, n, {x.data, x.step}, c, add, {call.y.row(i0 + i), call.y.row_stride});
+            add_row_tiles<T>(nj, {s, kPanel<T>}, n, {x.data, x.step}, c, add, {call.y.row(i0 + i), call.y.row_stride});
             return;
           }
         }

@@ -3,6 +3,7 @@
 //
 // Mᵀ lies in rows of whole panels, so that tiles of lanes are views into it; the surplus holds zeros.
 #include <algorithm>
+#include <cstdlib>
 
 #include "backend/cpu/entry_plan.hpp"
 #include "backend/cpu/parallel.hpp"
@@ -77,6 +78,11 @@ Index row_step(Index lanes) {
 
 template <class T, class B>
 Index written_entries_size(const Entries<T, B>& m) {
+  if (m.kind == EntryKind::offset_table && m.border_rows == 0 && m.border_cols == 0) {
+    bool line = true;
+    for (Index i = 1; i < m.rows; ++i) line = line && std::abs(m.row_key[i] - m.row_key[i - 1]) == 1;
+    if (line) return 0;  // tiles are views into a table that stays in the first cache
+  }
   return row_step<T>(m.rows) * m.cols;
 }
 
