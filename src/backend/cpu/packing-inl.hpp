@@ -252,10 +252,9 @@ void pack_columns(MatrixView<const T, Cpu> x, Index first, Index count, T factor
   }
 }
 
-// Asks for rows that will be read, or written, a little later. Always inlined: to GCC a function of prefetches alone has no
-// effect, and it leaves out calls of it.
+// Asks for rows that will be read, or written, a little later.
 template <bool kWrite, class T>
-HWY_INLINE void prefetch_rows(MatrixView<T, Cpu> x, Index first, Index count) {
+void prefetch_rows(MatrixView<T, Cpu> x, Index first, Index count) {
   constexpr Index line = static_cast<Index>(64 / sizeof(T));
   for (Index i = first; i < first + count; ++i) {
     for (Index k = 0; k < x.cols; k += line) __builtin_prefetch(x.row(i) + k, kWrite ? 1 : 0);

@@ -106,7 +106,7 @@ template <class T, int R, int V>
 HWY_INLINE void clear(Accumulator<T, R, V>& acc) {
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int v = 0; v < V; ++v) acc.c[r][v] = hn::Zero(Wide<T>());
   }
 }
@@ -120,12 +120,12 @@ HWY_INLINE void multiply_accumulate(Index depth, const T* HWY_RESTRICT a, Index 
 #pragma GCC unroll 2
   for (Index k = 0; k < depth; ++k) {
     hn::Vec<Wide<T>> bk[V];
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int v = 0; v < V; ++v) bk[v] = hn::LoadU(d, b + v * kLanes<T>);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const auto s = hn::Set(d, a[r * a_row]);
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int v = 0; v < V; ++v) acc.c[r][v] = hn::MulAdd(s, bk[v], acc.c[r][v]);
     }
     a += a_step;
@@ -195,20 +195,38 @@ struct Rows {
 // columns, a multiple of kColumnVectors vectors. Rows are cut evenly, and exactly: 32 into 6, 6, 5, 5, 5, 5.
 template <class T>
 HWY_INLINE void add_row_tiles(Index depth, Rows<const T> s, Index rows, Rows<const T> x, Index columns, bool add, Rows<T> y) {
-  constexpr int V = kColumnVectors;
+  constexpr int V = kColumnVectors > 0 ? kColumnVectors : 1;
   const Wide<T> d;
   const auto tile = [&](Index i, Index c, auto height) HWY_ATTR {
     constexpr int R = height;
-    Accumulator<T, R, V> acc;
-    clear(acc);
-    multiply_accumulate<T, R, V>(depth, s.data + i, 1, s.step, x.data + c, x.step, acc);
+    // Loops of its own: where 4 vectors are allowed for in those of multiply_accumulate, GCC makes other kernels slower.
+    hn::Vec<Wide<T>> acc[R][V];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[r][v] = hn::Zero(d);
+    }
+    const T* HWY_RESTRICT sj = s.data + i;
+    const T* HWY_RESTRICT xj = x.data + c;
+#pragma GCC unroll 2
+    for (Index j = 0; j < depth; ++j, sj += s.step, xj += x.step) {
+      hn::Vec<Wide<T>> row[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) row[v] = hn::LoadU(d, xj + v * kLanes<T>);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        const auto f = hn::Set(d, sj[r]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[r][v] = hn::MulAdd(f, row[v], acc[r][v]);
+      }
+    }
     T* HWY_RESTRICT to = y.data + i * y.step + c;
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r, to += y.step) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         T* at = to + v * kLanes<T>;
-        hn::StoreU(hn::Add(add ? hn::LoadU(d, at) : hn::Zero(d), acc.c[r][v]), d, at);
+        hn::StoreU(hn::Add(add ? hn::LoadU(d, at) : hn::Zero(d), acc[r][v]), d, at);
       }
     }
   };

@@ -96,30 +96,41 @@ class HeadToCome {
  public:
   // `parts`: calls of ask() while the block runs.
   HeadToCome(const ForwardCall<T>& call, Index i0, Index ni, Index parts)
-      : a_(part(call, call.head->next.a, i0, ni, parts)),
-        b_(part(call, call.head->next.b, i0, ni, parts)),
-        x_(part(call, call.head->next.x, i0, ni, parts)),
-        y_(part(call, call.head->next_y, i0, ni, parts)),
+      : a_(call.head->next.a, call.y.rows, i0, ni),
+        b_(call.head->next.b, call.y.rows, i0, ni),
+        x_(call.head->next.x, call.y.rows, i0, ni),
+        y_(call.head->next_y, call.y.rows, i0, ni),
+        parts_(std::max<Index>(1, parts)),
         any_(call.head->next_y || call.head->next.a) {}
   HWY_INLINE void ask() {
     if (any_) ask_now();
   }
 
  private:
+  // Not prefetch_rows: to GCC a function of prefetches alone has no effect, and it leaves out calls that it does not inline.
+  template <class U>
+  struct Part {
+    MatrixView<U, Cpu> rows;
+    Index next, last, count, due = 0;
+    Part(MatrixView<U, Cpu> m, Index all, Index i0, Index ni)
+        : rows(m), next(m.rows * i0 / all), last(m.rows * (i0 + ni) / all), count(last - next) {}
+    HWY_INLINE void ask(Index parts) {
+      constexpr Index line = static_cast<Index>(64 / sizeof(T));
+      for (due += count; due >= parts && next < last; due -= parts, ++next) {
+        for (Index k = 0; k < rows.cols; k += line) __builtin_prefetch(rows.row(next) + k, std::is_const_v<U> ? 0 : 1);
+      }
+    }
+  };
   // A call: inlined, its addresses would push those of the tiles out of the registers (up to 15 % of a product).
   HWY_NOINLINE void ask_now() {
-    a_.ask();
-    b_.ask();
-    x_.ask();
-    y_.ask();
+    a_.ask(parts_);
+    b_.ask(parts_);
+    x_.ask(parts_);
+    y_.ask(parts_);
   }
-  template <class U>
-  static auto part(const ForwardCall<T>& call, MatrixView<U, Cpu> rows, Index i0, Index ni, Index parts) {
-    const Index first = rows.rows * i0 / call.y.rows, last = rows.rows * (i0 + ni) / call.y.rows;
-    return RowsToCome<!std::is_const_v<U>, U>(rows, first, last - first, parts);
-  }
-  RowsToCome<false, const T> a_, b_, x_;
-  RowsToCome<true, T> y_;
+  Part<const T> a_, b_, x_;
+  Part<T> y_;
+  Index parts_;
   bool any_;
 };
 
