@@ -119,7 +119,8 @@ def small_images(comparison):
             worker.case("forward", kind, **settings)
             comparison.measure(title + ", forward", peer, "forward", lambda: attend(tq, tk, tv, mask), flops=4 * pairs,
                                rounds=15, outputs=[("out", lambda r: r.numpy())], tolerance=1e-5, bar=bars[0],
-                               executed=2.0 * BATCH * HEADS * D * (scores + product[kind]), moved=q.nbytes + k.nbytes + v.nbytes + out_bar.nbytes)
+                               executed=2.0 * BATCH * HEADS * D * (scores + product[kind]),
+                               moved=q.nbytes + k.nbytes + v.nbytes + out_bar.nbytes)
         leaves = [t.clone().requires_grad_() for t in (tq, tk, tv, theirs)]
         worker.case("step", kind, out_bar="out_bar", **settings)
         # Ours has the border's three weights behind each table; the peer has none.

@@ -95,12 +95,11 @@ class HeadProduct {
   }
 
   // Elements of the mask's entries where forward products gain by write(), else 0. Beyond 384 KiB a core's own cache does not
-  // hold them beside a head; the order of causal masks and the gaps of sparse ones are worth more.
+  // hold them beside a head.
   Index written_size() const {
     if constexpr (backend::tiles_by_head<B>) {
       constexpr Index kMost = (384 << 10) / sizeof(T);
-      const bool whole = tiles_ && !entries_.causal && entries_.kind != EntryKind::ones && entries_.kind != EntryKind::sparse;
-      if (!whole || entries_.rows > kMost / std::max<Index>(1, entries_.cols)) return 0;
+      if (!tiles_ || entries_.rows > kMost / std::max<Index>(1, entries_.cols)) return 0;
       const Index size = backend::written_entries_size(entries_);
       return size <= kMost ? size : 0;
     }

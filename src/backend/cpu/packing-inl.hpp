@@ -252,7 +252,8 @@ void pack_columns(MatrixView<const T, Cpu> x, Index first, Index count, T factor
   }
 }
 
-// Asks for rows that will be read, or written, a little later.
+// Asks for rows that will be read, or written, a little later: a hint, which GCC leaves out where it does not inline the call
+// (to it a function of prefetches has no effect). Made sure of everywhere, it made products between chunks 6 to 10 % slower.
 template <bool kWrite, class T>
 void prefetch_rows(MatrixView<T, Cpu> x, Index first, Index count) {
   constexpr Index line = static_cast<Index>(64 / sizeof(T));

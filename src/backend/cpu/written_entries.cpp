@@ -31,11 +31,7 @@ void write_lanes(const EntryPlan<T>& plan, Index i0, Index ni, T* out, Index str
     const EntryTile<T> tile = entry_tile(plan, i0, ni, j0, nj, scratch);
     for (Index j = 0; j < nj; ++j) {
       T* to = out + (j0 + j) * stride + i0;
-      if (tile.zero || tile.data == nullptr) {
-        std::fill_n(to, ni, tile.zero ? T(0) : T(1));
-      } else {
-        std::copy_n(tile.data + j * tile.j_step, ni, to);
-      }
+      std::copy_n(tile.data + j * tile.j_step, ni, to);
       if (i0 + ni == plan.lanes()) std::fill(to + ni, out + (j0 + j + 1) * stride, T(0));
     }
   }
@@ -78,6 +74,7 @@ Index row_step(Index lanes) {
 
 template <class T, class B>
 Index written_entries_size(const Entries<T, B>& m) {
+  if (m.causal || m.kind == EntryKind::ones || m.kind == EntryKind::sparse) return 0;
   if (m.kind == EntryKind::offset_table && m.border_rows == 0 && m.border_cols == 0) {
     bool line = true;
     for (Index i = 1; i < m.rows; ++i) line = line && std::abs(m.row_key[i] - m.row_key[i - 1]) == 1;
