@@ -269,6 +269,10 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
     const LowRankInputs<T, B> in{qs, keys.k, keys.v};
     const LowRankOutputs<T, B> results{y, {denominator.data(), s.queries}};
     backend::HeadTiles<T, B> head{.relu = relu, .epsilon = static_cast<T>(options.feature_epsilon)};
+    // Divided by the product itself, unless more is to be added first.
+    head.divide = options.normalize && options.weight_epsilon == 0 && rows == s.queries && product.by_tiles();
+    head.floor = options.denominator_floor;
+    head.floored = &floored_rows;
     if (ask_ahead && t + at_once < tasks) {
       const auto next = batch_and_head(t + at_once);
       const Index key_head = next.second / s.group();
@@ -294,7 +298,7 @@ LinearResult masked_linear_attention(TensorView<U, B> q, In<U, B> k, In<U, B> v,
       }
     }
     Index floored_here = 0;
-    if (options.normalize)
+    if (options.normalize && !head.divide)
       floored_here = backend::divide_rows<T, B>(y.row_range(0, rows), d.row_range(0, rows), options.denominator_floor, inner);
     if (rows < s.queries) {
       backend::fill(y.row_range(rows, s.queries - rows), T(0), inner);

@@ -7,7 +7,15 @@
 #include <espalier/core/context.hpp>
 #include <espalier/core/views.hpp>
 
+#include <cmath>
+
 namespace espalier::backend {
+
+// Whether a row with this denominator becomes 0 rather than being divided.
+template <class T>
+bool is_floored(T denominator, double floor) {
+  return std::abs(static_cast<double>(denominator)) <= floor;
+}
 
 // y_i /= d_i; rows with |d_i| <= floor become 0. Returns how many rows those are, or -1 on a device, where the call returns
 // before they are known.  y: rows x c, d: rows x 1.

@@ -11,6 +11,7 @@
 #include <espalier/core/options.hpp>
 #include <espalier/core/views.hpp>
 
+#include <atomic>
 #include <cstddef>
 
 namespace espalier::backend {
@@ -39,6 +40,11 @@ struct HeadTiles {
   // give, made while rows are packed, without copies.
   bool relu = false;
   T epsilon = T(0);
+  // Each row of y is divided by its row sum in the same pass, or set to 0, as divide_rows would with this floor; how many rows
+  // are set to 0 is added to *floored.
+  bool divide = false;
+  double floor = 0;
+  std::atomic<Index>* floored = nullptr;
   // What this thread will read and write in its next product, as far as it can be told: asked for during this one.
   LowRankInputs<T, B> next{};
   MatrixView<T, B> next_y{};

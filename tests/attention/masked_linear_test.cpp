@@ -422,6 +422,69 @@ TEST_CASE("zero denominators give zero rows, counted, with zero gradients") {
   CHECK(qb.view.matrix(0, 0)(1, 0) != 0);
 }
 
+// Products divide their own rows where nothing is to be added to them first: sums by sums from a call without the division.
+TEST_CASE_TEMPLATE("rows divided by the product: the bits of dividing them afterwards", T, float, double) {
+  struct Sample {
+    const char* name;
+    Index queries, keys, width, values;
+    bool masked;
+    es::Causal causal = es::Causal::none;
+  };
+  const Sample samples[] = {
+      {"columns along lanes", 197, 197, 64, 64, true},
+      {"columns along lanes, two sets of them", 40, 33, 9, 128, true},
+      {"rows along lanes", 50, 61, 12, 7, true},
+      {"many rows", 300, 210, 16, 64, true},
+      {"the last sources hidden from every row", 30, 300, 8, 64, true, es::Causal::top_left},
+      {"no source seen by the first rows", 300, 40, 8, 64, true, es::Causal::bottom_right},
+      {"rows along lanes, no source seen by the first rows", 300, 40, 8, 5, true, es::Causal::bottom_right},
+      {"no mask", 70, 70, 8, 64, false},
+      {"features of width 0", 20, 20, 0, 64, true},
+  };
+  for (const Sample& s : samples) {
+    CAPTURE(s.name);
+    Tensor q = random_tensor(2, 2, s.queries, s.width, 1, true);
+    const Tensor k = random_tensor(2, 2, s.keys, s.width, 2, true), v = random_tensor(2, 2, s.keys, s.values, 3);
+    Stored<T> sq(q, 1), sk(k), sv(v, 2);
+    for (Index c = 0; c < s.width; ++c) {
+      sq.view.matrix(0, 1)(1, c) = sq.view.matrix(1, 0)(s.queries - 1, c) = 0;
+      sq.view.matrix(1, 1)(s.queries / 2, c) = std::numeric_limits<T>::quiet_NaN();
+    }
+    const Masked m(2, s.queries, s.keys, 4);
+    const auto masks = s.masked ? m.build<T>() : std::vector<es::MaskPointer<T>>{};
+    // The greater floor lies among the sums.
+    for (const double floor : {0.0, 0.1 * static_cast<double>(s.keys * s.width)}) {
+      CAPTURE(floor);
+      Stored<T> expected(2, 2, s.queries, s.values), sums(2, 2, s.queries, 1);
+      const auto undivided = es::masked_linear_attention(sq.view, sk.view, sv.view, masks, expected.view, sums.view,
+                                                         {.normalize = false, .causal = s.causal});
+      CHECK(undivided.floored_rows == 0);
+      Index floored = 0;
+      for (Index head = 0; head < 4; ++head) {
+        const auto y = expected.view.matrix(head / 2, head % 2), d = sums.view.matrix(head / 2, head % 2);
+        for (Index i = 0; i < s.queries; ++i) {
+          const bool zero = std::abs(static_cast<double>(d(i, 0))) <= floor;
+          floored += zero;
+          for (Index c = 0; c < s.values; ++c) y(i, c) = zero ? T(0) : y(i, c) * (T(1) / d(i, 0));
+        }
+      }
+      CHECK(floored >= (s.width == 0 ? 4 * s.queries : 2));
+      if (floor == 0 && s.width > 0 && s.causal != es::Causal::bottom_right) CHECK(floored == 2);
+      for (const int threads : {1, 3}) {
+        for (const std::size_t scratch : {std::size_t{256} << 20, std::size_t{1}}) {
+          Stored<T> out(2, 2, s.queries, s.values), den(2, 2, s.queries, 1);
+          const auto result = es::masked_linear_attention(sq.view, sk.view, sv.view, masks, out.view, den.view,
+                                                          {.denominator_floor = floor, .causal = s.causal},
+                                                          {.threads = threads, .scratch_bytes = scratch});
+          CHECK(result.floored_rows == floored);
+          CHECK(std::memcmp(out.memory.data(), expected.memory.data(), out.memory.size() * sizeof(T)) == 0);
+          CHECK(std::memcmp(den.memory.data(), sums.memory.data(), den.memory.size() * sizeof(T)) == 0);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("wrong calls throw and write nothing") {
   const Tensor q = random_tensor(1, 2, 4, 3, 1), k = random_tensor(1, 1, 5, 3, 2), v = random_tensor(1, 1, 5, 2, 3);
   Stored<double> sq(q), sk(k), sv(v), out(1, 2, 4, 2, 0, false, 9.0);

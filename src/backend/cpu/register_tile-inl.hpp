@@ -191,10 +191,12 @@ struct Rows {
   Index step;
 };
 
-// y[i][.] = (add ? y[i][.] : +0) + sum_{j < depth} s[j][i] x[j][.] for `rows` rows i, at most those of one panel, and `columns`
-// columns, a multiple of kColumnVectors vectors. Rows are cut evenly, and exactly: 32 into 6, 6, 5, 5, 5, 5.
+// y[i][.] = (add ? y[i][.] : +0) + sum_{j < depth} s[j][i] x[j][.], then times factor[i] unless that is null, for `rows` rows
+// i, at most those of one panel, and `columns` columns, a multiple of kColumnVectors vectors. Rows are cut evenly, and exactly:
+// 32 into 6, 6, 5, 5, 5, 5.
 template <class T>
-HWY_INLINE void add_row_tiles(Index depth, Rows<const T> s, Index rows, Rows<const T> x, Index columns, bool add, Rows<T> y) {
+HWY_INLINE void add_row_tiles(Index depth, Rows<const T> s, Index rows, Rows<const T> x, Index columns, bool add,
+                              const T* factor, Rows<T> y) {
   constexpr int V = kColumnVectors > 0 ? kColumnVectors : 1;
   const Wide<T> d;
   const auto tile = [&](Index i, Index c, auto height) HWY_ATTR {
@@ -223,10 +225,11 @@ HWY_INLINE void add_row_tiles(Index depth, Rows<const T> s, Index rows, Rows<con
     T* HWY_RESTRICT to = y.data + i * y.step + c;
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r, to += y.step) {
+      const auto f = hn::Set(d, factor == nullptr ? T(1) : factor[i + r]);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         T* at = to + v * kLanes<T>;
-        hn::StoreU(hn::Add(add ? hn::LoadU(d, at) : hn::Zero(d), acc[r][v]), d, at);
+        hn::StoreU(hn::Mul(hn::Add(add ? hn::LoadU(d, at) : hn::Zero(d), acc[r][v]), f), d, at);
       }
     }
   };

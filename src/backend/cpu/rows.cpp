@@ -3,17 +3,11 @@
 #include "backend/rows.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 namespace espalier::backend {
 
 namespace {
-
-template <class T>
-bool floored(T denominator, double floor) {
-  return std::abs(static_cast<double>(denominator)) <= floor;
-}
 
 Index visible_count(const Visible& visible, Index i) {
   return visible.causal ? std::clamp<Index>(i + visible.shift + 1, 0, visible.keys) : visible.keys;
@@ -26,7 +20,7 @@ Index divide_rows(MatrixView<T, B> y, MatrixView<const T, B> d, double floor, co
   Index count = 0;
   for (Index i = 0; i < y.rows; ++i) {
     T* row = y.row(i);
-    if (floored(d(i, 0), floor)) {
+    if (is_floored(d(i, 0), floor)) {
       ++count;
       std::fill_n(row, y.cols, T(0));
       continue;
@@ -41,7 +35,7 @@ template <class T, class B>
 void divide_rows_vjp(const DividedRows<T, B>& in, MatrixView<T, B> y_bar, VectorView<T, B> d_bar, const Context<B>&) {
   for (Index i = 0; i < y_bar.rows; ++i) {
     T inverse = T(1), dot = T(0);
-    const bool dead = i >= in.used || (in.normalize && floored(in.d(i, 0), in.floor));
+    const bool dead = i >= in.used || (in.normalize && is_floored(in.d(i, 0), in.floor));
     if (in.normalize && !dead) inverse = T(1) / in.d(i, 0);
     for (Index c = 0; c < y_bar.cols; ++c) {
       y_bar(i, c) = dead ? T(0) : in.out_bar(i, c) * inverse;
