@@ -36,10 +36,10 @@ def roofline(record):
         return ""
     compute, move = record["executed"] / record["peak"], record["moved"] / record["copy_rate"]
     return (f" Roofline: rounded up to whole register tiles the flops take {milliseconds(compute)} ms; to read the operands and write "
-            f"the result once, {record['moved'] / 1e6:.0f} MB at the {record['copy_rate'] / 1e9:.0f} GB/s of a copy in this run, takes "
+            f"the results once a pass, {record['moved'] / 1e6:.0f} MB at the {record['copy_rate'] / 1e9:.0f} GB/s of a copy in this run, takes "
             f"{milliseconds(move)} ms where the peer's calls in between have put them out of the cache. One after the other "
             f"{milliseconds(compute + move)} ms, a ratio of {record['theirs_cpu'] / (compute + move):.1f} with every multiply-add at the "
-            f"peak and nothing else done: not packing, mask tiles, row sums or the division.")
+            f"peak and nothing else done: no packing, mask tiles, row sums, division or gradients of tables.")
 
 
 def main():

@@ -103,8 +103,12 @@ def small_images(comparison):
     name = worker.ask("set")["name"]
     lanes, sources = {"avx512": (16, 4), "avx2": (8, 2)}.get(name, (1, 1))
     rows = -(-length // lanes) * lanes
-    scores = rows * (-(-length // sources) * sources)
+    sources = -(-length // sources) * sources
+    scores = rows * sources
     product = {"linear": length * length if name == "avx512" else scores, "softmax": scores}
+    # Their gradients: both kinds of scores, sums over sources for the rows, and two sums over rows for the sources.
+    gradients = 2 * scores + rows * length + 2 * sources * length
+    flops = 2.0 * BATCH * HEADS * D
     shared = {"q": "q", "k": "k", "v": "v", "sizes": f"{SIDE}x{SIDE}", "border": 1}
     for kind, values, border, attend, bars in (("linear", factor, 1.0, linear, (3.0, 2.0)),
                                                ("softmax", bias, 0.0, softmax, (1.1, 1.2))):
@@ -119,7 +123,7 @@ def small_images(comparison):
             worker.case("forward", kind, **settings)
             comparison.measure(title + ", forward", peer, "forward", lambda: attend(tq, tk, tv, mask), flops=4 * pairs,
                                rounds=15, outputs=[("out", lambda r: r.numpy())], tolerance=1e-5, bar=bars[0],
-                               executed=2.0 * BATCH * HEADS * D * (scores + product[kind]),
+                               executed=flops * (scores + product[kind]),
                                moved=q.nbytes + k.nbytes + v.nbytes + out_bar.nbytes)
         leaves = [t.clone().requires_grad_() for t in (tq, tk, tv, theirs)]
         worker.case("step", kind, out_bar="out_bar", **settings)
@@ -129,6 +133,7 @@ def small_images(comparison):
                            training(lambda: attend(*leaves[:3], dense(leaves[3], border)), leaves, tg), flops=14 * pairs,
                            rounds=9, outputs=picks(["out", "q_bar", "k_bar", "v_bar", "table_bar"]), tolerance=1e-4, bar=bars[1],
                            trim={"table_bar": lambda x: x.reshape(HEADS, -1)[:, :inner]},
+                           executed=flops * (scores + product[kind] + gradients), moved=12 * q.nbytes,
                            note="gradients of q, k, v and of the tables")
     worker.case("tables", "tables", **dict(shared, table="factor", border_weight=1.0))
     worker.case("forward", "linear", **dict(shared, table="factor", border_weight=1.0))

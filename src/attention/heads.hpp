@@ -61,14 +61,4 @@ inline Context<Cuda> on_one_thread(const Context<Cuda>& context) {
   return context;
 }
 
-// rows x cols of `to` = (accumulate ? to : 0) + from.
-template <class T, class B>
-void store_gradient(MatrixView<const T, B> from, MatrixView<T, B> to, bool accumulate, const Context<B>& context) {
-  if (accumulate) {
-    backend::add_scaled<T, B>(T(1), from, to, context);
-  } else {
-    backend::copy<T, B>(from, to, context);
-  }
-}
-
 }  // namespace espalier

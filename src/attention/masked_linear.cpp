@@ -351,8 +351,11 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
     const HeadKeys<T, B> keys(k.matrix(b, hk), v.matrix(b, hk), count, &options, inner);
     backend::Buffer<T, B> y_bar(s.queries * s.values, inner), r_bar(s.queries, inner);
     backend::Buffer<T, B> q_memory;
-    backend::Buffer<T, B> q_new(gradients.q ? s.queries * s.width : 0, inner);
-    backend::Buffer<T, B> k_new(gradients.k ? s.keys * s.width : 0, inner), v_new(gradients.v ? s.keys * s.values : 0, inner);
+    // What overwrites is made in the caller's memory, only what adds to it in memory of its own first.
+    const bool add_q = gradients.accumulate, add_keys = gradients.accumulate || group > 1;
+    backend::Buffer<T, B> q_new(gradients.q && add_q ? s.queries * s.width : 0, inner);
+    backend::Buffer<T, B> k_new(gradients.k && add_keys ? s.keys * s.width : 0, inner);
+    backend::Buffer<T, B> v_new(gradients.v && add_keys ? s.keys * s.values : 0, inner);
     const MatrixView<T, B> y_bars = y_bar.matrix(s.queries, s.values);
     for (Index h = hk * group; h < (hk + 1) * group; ++h) {
       const backend::DividedRows<T, B> quotient{out.matrix(b, h),  out_bar.matrix(b, h),     normaliser.matrix(b, h), used,
@@ -361,9 +364,10 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
       // Padding queries may hold anything, and 0 times NaN is NaN.
       const MatrixView<const T, B> qs = product_rows<T, B>(queries.matrix(b, h), used, &options, q_memory, inner);
       LowRankGradients<T, B> wanted;
-      if (gradients.q) wanted.a = q_new.matrix(s.queries, s.width);
-      if (gradients.k) wanted.b = k_new.matrix(s.keys, s.width);
-      if (gradients.v) wanted.x = v_new.matrix(s.keys, s.values);
+      const bool add = gradients.accumulate || h > hk * group;
+      if (gradients.q) wanted.a = add_q ? q_new.matrix(s.queries, s.width) : gradients.q.matrix(b, h);
+      if (gradients.k) wanted.b = add ? k_new.matrix(s.keys, s.width) : gradients.k.matrix(b, hk);
+      if (gradients.v) wanted.x = add ? v_new.matrix(s.keys, s.values) : gradients.v.matrix(b, hk);
       if (parameters > 0) wanted.parameters = {rows.data() + (fits ? (b * s.heads + h) * parameters : 0), parameters};
       LowRankCotangents<T, B> bars{y_bars, {}};
       if (options.normalize) bars.row_sum = {r_bar.data(), s.queries};
@@ -389,13 +393,10 @@ void masked_linear_attention_vjp(TensorView<U, B> q, In<U, B> k, In<U, B> v, Mas
       for (const auto& m : {wanted.b, wanted.x}) {
         if (m && count < s.keys) backend::fill(m.row_range(count, s.keys - count), T(0), inner);
       }
-      const bool add = gradients.accumulate || h > hk * group;
-      if (gradients.q) {
-        if (used < s.queries) backend::fill(wanted.a.row_range(used, s.queries - used), T(0), inner);
-        store_gradient<T, B>(wanted.a, gradients.q.matrix(b, h), gradients.accumulate, inner);
-      }
-      if (gradients.k) store_gradient<T, B>(wanted.b, gradients.k.matrix(b, hk), add, inner);
-      if (gradients.v) store_gradient<T, B>(wanted.x, gradients.v.matrix(b, hk), add, inner);
+      if (gradients.q && used < s.queries) backend::fill(wanted.a.row_range(used, s.queries - used), T(0), inner);
+      if (gradients.q && add_q) backend::add_scaled<T, B>(T(1), wanted.a, gradients.q.matrix(b, h), inner);
+      if (gradients.k && add) backend::add_scaled<T, B>(T(1), wanted.b, gradients.k.matrix(b, hk), inner);
+      if (gradients.v && add) backend::add_scaled<T, B>(T(1), wanted.x, gradients.v.matrix(b, hk), inner);
       if (parameters > 0 && !fits) add_parameters(b, h, rows.data());
     }
   };

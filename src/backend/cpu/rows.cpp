@@ -13,6 +13,20 @@ Index visible_count(const Visible& visible, Index i) {
   return visible.causal ? std::clamp<Index>(i + visible.shift + 1, 0, visible.keys) : visible.keys;
 }
 
+// In several sums, for vectors: one sum would wait for each addition (a twentieth of a backward pass of 197 tokens).
+template <class T>
+T dot_product(const T* __restrict x, const T* __restrict y, Index n) {
+  constexpr Index kSums = 8;
+  T sums[kSums] = {};
+  Index k = 0;
+  for (; k + kSums <= n; k += kSums) {
+    for (Index s = 0; s < kSums; ++s) sums[s] += x[k + s] * y[k + s];
+  }
+  for (; k < n; ++k) sums[0] += x[k] * y[k];
+  for (Index s = 1; s < kSums; ++s) sums[0] += sums[s];
+  return sums[0];
+}
+
 }  // namespace
 
 template <class T, class B>
@@ -36,10 +50,14 @@ void divide_rows_vjp(const DividedRows<T, B>& in, MatrixView<T, B> y_bar, Vector
   for (Index i = 0; i < y_bar.rows; ++i) {
     T inverse = T(1), dot = T(0);
     const bool dead = i >= in.used || (in.normalize && is_floored(in.d(i, 0), in.floor));
-    if (in.normalize && !dead) inverse = T(1) / in.d(i, 0);
-    for (Index c = 0; c < y_bar.cols; ++c) {
-      y_bar(i, c) = dead ? T(0) : in.out_bar(i, c) * inverse;
-      if (in.normalize && !dead) dot += y_bar(i, c) * in.out(i, c);
+    T* __restrict to = y_bar.row(i);
+    if (dead) {
+      std::fill_n(to, y_bar.cols, T(0));
+    } else {
+      if (in.normalize) inverse = T(1) / in.d(i, 0);
+      const T* __restrict bar = in.out_bar.row(i);
+      for (Index c = 0; c < y_bar.cols; ++c) to[c] = bar[c] * inverse;
+      if (in.normalize) dot = dot_product(to, in.out.row(i), y_bar.cols);
     }
     d_bar[i] = -dot;
   }
