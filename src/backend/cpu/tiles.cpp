@@ -355,10 +355,10 @@ void forward(ForwardCall<T> call, const Context<Cpu>& context) {
   if (sources == 0) return clear_outputs(call, context);
   const TileGeometry g = tile_geometry(sizeof(T));
   call.lane_block = even_block(lanes, kTileLanes, g.panel);
+  call.source_block = even_block(sources, kTileSources, g.rows);
   const Index m = call.a.cols, c_rows = g.padded_rows(call.x.cols);
   call.own_columns = call.a && own_columns(lanes, call.x, c_rows);
   call.column_lanes = call.own_columns && g.columns > 0 && call.x.cols % g.columns == 0;
-  call.source_block = even_block(sources, kTileSources, g.rows);
   const Index at_once = sources_at_once(sources, call.source_block, m + c_rows, sizeof(T), context.scratch_bytes);
   const Index tasks = (lanes + call.lane_block - 1) / call.lane_block;
   const Index workers = std::min<Index>(tasks, thread_count(context));
