@@ -8,9 +8,10 @@ file(REMOVE_RECURSE "${SCRATCH}")
 set(prefix "${SCRATCH}/moved to here")  # a blank in the name, too
 
 if(SHARED)
+  copy_tree("${SOURCE}" "${SCRATCH}/tree")
   set(BUILD "${SCRATCH}/within")
   step("configure the add_subdirectory project" "${CMAKE_COMMAND}" -S "${SOURCE}/tests/package/add_subdirectory" -B "${BUILD}"
-    "-DESPALIER_SOURCE=${SOURCE}" -DBUILD_SHARED_LIBS=ON "-DESPALIER_BUILD_COMMAND=${COMMAND}" -DESPALIER_INSTALL=ON
+    "-DESPALIER_SOURCE=${SCRATCH}/tree" -DBUILD_SHARED_LIBS=ON "-DESPALIER_BUILD_COMMAND=${COMMAND}" -DESPALIER_INSTALL=ON
     "-DESPALIER_WITH_FFTW=${FFTW}" "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS=${QUICK}")
   step("build the add_subdirectory project" "${CMAKE_COMMAND}" --build "${BUILD}" --parallel 2)
   step("run the add_subdirectory project" "${BUILD}/within")
@@ -73,10 +74,11 @@ endif()
 file(GLOB_RECURSE texts "${prefix}/*.cmake" "${prefix}/*.pc" "${prefix}/*.hpp")
 foreach(text IN LISTS texts)
   file(READ "${text}" content)
-  foreach(place "${BUILD}" "${SOURCE}/" "${SCRATCH}/first")
+  foreach(place "${BUILD}" "${SOURCE}/" "${SCRATCH}/tree" "${SCRATCH}/first")
     string(FIND "${content}" "${place}" at)
     if(NOT at EQUAL -1)
       message(FATAL_ERROR "${text} names ${place}")
     endif()
   endforeach()
 endforeach()
+file(REMOVE_RECURSE "${SCRATCH}/tree")

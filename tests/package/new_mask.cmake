@@ -5,15 +5,12 @@
 cmake_minimum_required(VERSION 3.25)
 include("${CMAKE_CURRENT_LIST_DIR}/steps.cmake")
 set(tree "${SCRATCH}/tree")
-set(build "${SCRATCH}/build")
-file(REMOVE_RECURSE "${tree}")
-file(GLOB entries "${SOURCE}/*")
-list(FILTER entries EXCLUDE REGEX "/(build[^/]*|shared)$")
-file(COPY ${entries} DESTINATION "${tree}")
+set(build "${SCRATCH}/within/espalier")
+copy_tree("${SOURCE}" "${tree}")
 
 step("configure the tree as it is" "${CMAKE_COMMAND}" -S "${tree}" -B "${build}" -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS=${QUICK}"
   "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" "-DESPALIER_BUILD_COMMAND=${COMMAND}"
-  "-DESPALIER_WITH_FFTW=${FFTW}" -DESPALIER_BUILD_BENCHMARKS=OFF -DESPALIER_BUILD_EXAMPLES=OFF)
+  "-DESPALIER_WITH_FFTW=${FFTW}" -DESPALIER_BUILD_BENCHMARKS=OFF -DESPALIER_BUILD_EXAMPLES=OFF -DESPALIER_WARNINGS_AS_ERRORS=OFF)
 set(parts "${SOURCE}/tests/package/new_mask")
 file(COPY "${parts}/checker.hpp" DESTINATION "${tree}/include/espalier/masks")
 file(COPY "${parts}/checker.cpp" "${parts}/checker_setup.cpp" DESTINATION "${tree}/src/masks")
