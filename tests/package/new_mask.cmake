@@ -8,7 +8,7 @@ set(tree "${SCRATCH}/tree")
 set(build "${SCRATCH}/within/espalier")
 copy_tree("${SOURCE}" "${tree}")
 
-step("configure the tree as it is" "${CMAKE_COMMAND}" -S "${tree}" -B "${build}" -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS=${QUICK}"
+step("configure the tree as it is" "${CMAKE_COMMAND}" -S "${tree}" -B "${build}" -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS=${QUICK}" -DBUILD_SHARED_LIBS=ON
   "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" "-DESPALIER_BUILD_COMMAND=${COMMAND}"
   "-DESPALIER_WITH_FFTW=${FFTW}" -DESPALIER_BUILD_BENCHMARKS=OFF -DESPALIER_BUILD_EXAMPLES=OFF -DESPALIER_WARNINGS_AS_ERRORS=OFF)
 set(parts "${SOURCE}/tests/package/new_mask")
