@@ -13,7 +13,7 @@ Index visible_count(const Visible& visible, Index i) {
   return visible.causal ? std::clamp<Index>(i + visible.shift + 1, 0, visible.keys) : visible.keys;
 }
 
-// In several sums, for vectors: one sum would wait for each addition (a twentieth of a backward pass of 197 tokens).
+// In several sums, for vectors: one sum would wait for each addition (1 % of a training step of 197 tokens).
 template <class T>
 T dot_product(const T* __restrict x, const T* __restrict y, Index n) {
   constexpr Index kSums = 8;

@@ -8,7 +8,7 @@
 // No transposes inside; Yᵀ is turned once at the end. Where rows are few (own_columns) and columns fill the lanes, the second
 // sum is taken as Y[i][c] instead, a broadcast Sᵀ[j][i] by vectors of x's own rows, into the caller's own rows: the same bits,
 // nothing to clear or turn and no rows of padding, 4 to 5 % of a product of 197 tokens; and rows are divided by their sums
-// before they leave the registers, 1 to 2 %. Tasks are row blocks: bits do not depend on the number of threads.
+// before they leave the registers, 1 %. Tasks are row blocks: bits do not depend on the number of threads.
 #include "backend/tiles.hpp"
 
 #include <espalier/core/error.hpp>
