@@ -260,7 +260,9 @@ void BorderedMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const
 
 template <class T, class B>
 std::vector<Report> BorderedMask<T, B>::candidates(Shape shape) const {
-  std::vector<Report> all = chosen<T, B>(inner_, shape);
+  std::vector<Report> all = choices<T, B>(inner_, shape);
+  const std::string tiles = tile_engine_name(all);
+  all = first_of(std::move(all));
   const auto length = static_cast<double>(this->rows() + this->cols()),
              columns = static_cast<double>(shape.columns * shape.heads);
   for (Report& r : all) {
@@ -272,7 +274,7 @@ std::vector<Report> BorderedMask<T, B>::candidates(Shape shape) const {
     r.reason += "; the border beside it";
   }
   if (inner_->entries().kind == EntryKind::none) return all;
-  return with_tiles(std::move(all), this->tile_report(shape, "direct"), inner_->options().engine != "auto");
+  return with_tiles(std::move(all), this->tile_report(shape, tiles), inner_->options().engine != "auto");
 }
 
 template class ESPALIER_EXPORT BorderedMask<float, Cpu>;

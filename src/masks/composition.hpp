@@ -152,14 +152,29 @@ const Mask<T, B>& checked(const MaskPointer<T, B>& mask) {
 
 // ---- reports ---------------------------------------------------------------------------------------------------------
 
-// What the inner mask chooses for a shape; empty where its options leave it no engine.
+// The inner mask's engines for a shape, the one it chooses first; none where its options leave it no engine.
 template <class T, class B>
-std::vector<Report> chosen(const MaskPointer<T, B>& mask, Shape shape) {
+std::vector<Report> choices(const MaskPointer<T, B>& mask, Shape shape) {
   try {
-    return {mask->report(shape)};
+    return mask->engines(shape);
   } catch (const ValueError&) {
     return {};
   }
+}
+// The first of them alone: what it chooses.
+inline std::vector<Report> first_of(std::vector<Report> all) {
+  if (all.size() > 1) all.erase(all.begin() + 1, all.end());
+  return all;
+}
+template <class T, class B>
+std::vector<Report> chosen(const MaskPointer<T, B>& mask, Shape shape) {
+  return first_of(choices<T, B>(mask, shape));
+}
+// The name of the tile engine of a mask around one with these engines. It must not depend on what is cheapest: a name that a
+// report lists for one shape is then known for every other.
+inline std::string tile_engine_name(const std::vector<Report>& inner) {
+  const bool dense = std::any_of(inner.begin(), inner.end(), [](const Report& r) { return r.engine == "dense"; });
+  return dense ? "dense" : "direct";
 }
 // The engines of masks that run one after the other, as one; empty where one of them has none.
 template <class T, class B>
@@ -207,10 +222,7 @@ std::vector<Report> chosen_together(const std::vector<MaskPointer<T, B>>& masks,
 // run on tiles anyway, in one pass; otherwise both are offered. A part whose engine the caller forced keeps it.
 inline std::vector<Report> with_tiles(std::vector<Report> parts, Report tiles, bool forced) {
   if (parts.empty()) return forced ? std::vector<Report>() : std::vector<Report>{std::move(tiles)};
-  if (is_tile_engine(parts.front().engine)) {
-    tiles.engine = parts.front().engine;
-    return {std::move(tiles)};
-  }
+  if (is_tile_engine(parts.front().engine)) return {std::move(tiles)};
   if (!forced) parts.push_back(std::move(tiles));
   return parts;
 }

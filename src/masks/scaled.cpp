@@ -184,13 +184,15 @@ void ScaledMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const L
 
 template <class T, class B>
 std::vector<Report> ScaledMask<T, B>::candidates(Shape shape) const {
-  std::vector<Report> all = chosen<T, B>(inner_, shape);
+  std::vector<Report> all = choices<T, B>(inner_, shape);
+  const std::string tiles = tile_engine_name(all);
+  all = first_of(std::move(all));
   for (Report& r : all) {
     r.bytes += 2.0 * sizeof(T) * static_cast<double>(this->rows() * shape.columns * shape.heads);
     r.extra_bytes += sizeof(T) * static_cast<std::size_t>(this->rows() * shape.rank + this->cols() * shape.columns);
   }
   if (inner_->entries().kind == EntryKind::none) return all;
-  return with_tiles(std::move(all), this->tile_report(shape, "direct"), inner_->options().engine != "auto");
+  return with_tiles(std::move(all), this->tile_report(shape, tiles), inner_->options().engine != "auto");
 }
 
 template class ESPALIER_EXPORT ScaledMask<float, Cpu>;

@@ -171,15 +171,18 @@ void SumMask<T, B>::apply_low_rank_vjp(const LowRankInputs<T, B>& in, const LowR
 template <class T, class B>
 std::vector<Report> SumMask<T, B>::candidates(Shape shape) const {
   std::vector<Report> all = chosen_together<T, B>(terms_, shape);
-  bool forced = false;
-  for (const auto& t : terms_) forced = forced || t->options().engine != "auto";
+  bool forced = false, dense = !terms_.empty();
+  for (const auto& t : terms_) {
+    forced = forced || t->options().engine != "auto";
+    dense = dense && tile_engine_name(choices<T, B>(t, shape)) == "dense";
+  }
   for (Report& r : all) {
     r.extra_bytes += sizeof(T) * static_cast<std::size_t>((this->rows() + this->cols()) * (shape.columns + shape.rank + 1));
     // Terms may cancel, their errors do not.
     if (r.certificate && terms_.size() > 1) r.certificate->estimated = true;
   }
   if (!source_) return all;
-  return with_tiles(std::move(all), this->tile_report(shape, "direct"), forced);
+  return with_tiles(std::move(all), this->tile_report(shape, dense ? "dense" : "direct"), forced);
 }
 
 template class ESPALIER_EXPORT SumMask<float, Cpu>;
