@@ -52,8 +52,8 @@ AttentionFiles read_attention_files(Run& run, bool with_values) {
   f.q_path = run.flags.required("query", "Q.npy");
   f.k_path = run.flags.required("key", "K.npy");
   if (with_values) f.v_path = run.flags.required("value", "V.npy");
-  f.q = run.read_floats(f.q_path);
-  f.k = run.read_floats(f.k_path);
+  f.q = run.inputs.floats("query", f.q_path);
+  f.k = run.inputs.floats("key", f.k_path);
   const Sizes q = sizes_of(f.q, f.q_path), k = sizes_of(f.k, f.k_path);
   const auto same_dimensions = [&](const NpyArray& a, const std::string& path) {
     if (a.shape.size() != f.q.shape.size()) {
@@ -70,7 +70,7 @@ AttentionFiles read_attention_files(Run& run, bool with_values) {
   }
   f.shape = {q.batch, q.heads, k.heads, q.rows, k.rows, q.last, 0, f.q.shape.size()};
   if (!with_values) return f;
-  f.v = run.read_floats(f.v_path);
+  f.v = run.inputs.floats("value", f.v_path);
   same_dimensions(f.v, f.v_path);
   const Sizes v = sizes_of(f.v, f.v_path);
   if (v.batch != k.batch) mismatch(f.v_path, v.batch, "batch entries", k.batch, f.k_path);
@@ -97,7 +97,7 @@ Causal causal_flag(Run& run, const AttentionShape& s, const AttentionFiles& file
 std::vector<std::int64_t> key_count_flag(Run& run, const AttentionShape& s) {
   const auto path = run.flags.text("key-count");
   if (!path) return {};
-  const NpyArray a = read_npy(*path);
+  const NpyArray a = run.inputs.array("key-count", *path);
   if (!a.is_integer()) throw FormatError(*path, 0, "counts of type " + name_of(a.type) + " (expected int32 or int64)");
   if (a.shape.size() != 1 || a.shape[0] != s.batch) {
     throw FormatError(*path, 0,

@@ -42,7 +42,7 @@ FeatureOptions feature_flags(Run& run, Index width) {
   if (orthogonal != "on" && orthogonal != "off") throw FlagError("orthogonal", "'" + orthogonal + "' (expected on or off)");
   o.orthogonal = orthogonal == "on";
   if (const auto path = run.flags.text("projection")) {
-    const NpyArray w = run.read_floats(*path);
+    const NpyArray w = run.inputs.floats("projection", *path);
     if (w.shape.size() != 2 || w.shape[0] < 1 || w.shape[1] != width) {
       throw FormatError(
           *path, 0,
@@ -136,7 +136,7 @@ void AttentionRun<T>::linear() {
                   : tiles ? chosen_engine(run_, std::as_const(*m->heads[0]), shape)
                           : chosen_engine(run_, *m, shape);
   const HeadMasks<T> masks = m ? HeadMasks<T>(m->heads) : HeadMasks<T>(*standard);
-  std::vector<Report> engines = masks[0].engines(shape);
+  std::vector<Report> engines = m ? listed_engines(run_, *m, shape) : masks[0].engines(shape);
   if (tiles) {
     chosen.engine = "direct";
     chosen.reason = "causal order over a mask without one of its own: tiles of its entries";

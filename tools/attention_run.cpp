@@ -20,7 +20,7 @@ AttentionRun<T>::AttentionRun(Run& run, AttentionFiles files, AttentionOutputs o
   files_.v.values = {};
   out_ = zeros<T>(s_.batch, s_.heads, s_.queries, s_.values);
   if (!paths_.any_gradient()) return;
-  const NpyArray g = run_.read_floats(paths_.output_gradient);
+  const NpyArray g = run_.inputs.floats("output-gradient", paths_.output_gradient);
   const std::vector<Index> shape = s_.array_shape(s_.heads, s_.queries, s_.values);
   if (g.shape != shape) {
     throw FormatError(paths_.output_gradient, 0,
@@ -35,8 +35,8 @@ void AttentionRun<T>::check_mask_size(const BuiltMask<T>& m, const std::string& 
   if (m.cols() != s_.keys) refuse_size(files_.k_path, "rows", s_.keys, m.cols(), m.text, m.border, prefix);
   const auto n = static_cast<Index>(m.heads.size());
   if (n != 1 && n != s_.heads) {
-    throw ValueError(files_.q_path + ": " + std::to_string(s_.heads) + " heads (expected " + std::to_string(n) + " from " +
-                     m.text + "; the table's first size is the number of heads)");
+    throw ValueError(files_.q_path + ": " + std::to_string(s_.heads) + " heads (expected " + std::to_string(n) + ": " +
+                     heads_text(m.sources, m.text) + ")");
   }
 }
 
@@ -48,6 +48,7 @@ std::optional<BuiltMask<T>> AttentionRun<T>::mask(const std::string& role, bool 
   request.role = role;
   request.prefixed = prefixed;
   request.size = {s_.queries, s_.keys};
+  request.size_file = files_.q_path;
   request.causal_shift = causal_shift;
   request.wrapped = causal_ != Causal::none;
   request.options = std::move(options);

@@ -27,7 +27,8 @@ void AttentionRun<T>::softmax() {
   if (!paths_.bias_table_gradient.empty()) {
     if (!paths_.table_gradient.empty() && !m)
       throw FlagError("bias-table-gradient", "is --table-gradient where there is no --mask");
-    reserve_parameters(b ? &*b : nullptr, "bias-table-gradient", paths_.bias_table_gradient, bias_parameter_bar_);
+    if (!b) throw FlagError("bias-table-gradient", "there is no --bias whose table could have a gradient");
+    reserve_parameters(&*b, "bias-table-gradient", paths_.bias_table_gradient, bias_parameter_bar_);
   }
   run_.flags.check_all_used();
   if (m) {

@@ -114,7 +114,7 @@ Command attend_command() {
   return {"attend", "attention: masked linear, softmax, or over the k nearest keys",
           "  espalier attend --attention linear --feature-map relu --mask grid:14x14 --function 'exp(-0.2*d)' --border 1 \\\n"
           "      --query q.npy --key k.npy --value v.npy --output o.npy\n"
-          "  espalier attend --attention softmax --bias grid:4096 --distance offset --table bias.npy --causal \\\n"
+          "  espalier attend --attention softmax --bias grid:4096 --table bias.npy --causal \\\n"
           "      --query q.npy --key k.npy --value v.npy --output o.npy --output-gradient g.npy --table-gradient t.npy\n"
           "  espalier attend --attention top-k --k 32 --query q.npy --key k.npy --value v.npy --output o.npy --indices i.npy",
           add_flags, run_attend};

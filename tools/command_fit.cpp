@@ -80,7 +80,7 @@ void run_fit(Run& run) {
   const FunctionFlag f = read_function(run, function, "function");
   run.flags.check_all_used();
   if (!f.table_shape.empty() && f.table_shape[0] < count) {
-    throw FlagError("function", function + ": " + std::to_string(f.table_shape[0]) + " values (expected at least " +
+    throw FlagError("function", shortened(function) + ": " + std::to_string(f.table_shape[0]) + " values (expected at least " +
                                     std::to_string(count) + " for --distances " + std::to_string(first) + ":" +
                                     std::to_string(count) + ")");
   }
@@ -88,8 +88,10 @@ void run_fit(Run& run) {
   run.timed("apply", [&] {
     try {
       fit = fit_exponentials(f.f, count, options);
+    } catch (const FunctionError&) {
+      throw;
     } catch (const ValueError& error) {
-      throw FlagError("function", "'" + function + "': " + error.what());
+      throw FlagError("function", "'" + shortened(function) + "': " + error.what());
     }
   });
   if (!fit.met) throw FlagError("tolerance", tolerance + " cannot be met: " + fit.reason);

@@ -27,6 +27,9 @@ void add_flags(Flags& flags) {
   add_mask_flags(flags, false);
 }
 
+// Far more than any product has; sizes and bytes of a product of so many stay within 64 bits.
+constexpr Index kMostColumns = Index{1} << 20;
+
 nlohmann::json optional_number(const std::optional<double>& v) {
   return v ? nlohmann::json(*v) : nlohmann::json(nullptr);
 }
@@ -75,7 +78,7 @@ bool describe_tree(Run& run, nlohmann::json& info) {
   if (file.empty()) throw FlagError("mask", "a file's name is missing after the colon");
   run.outputs.reserve("nodes-output", nodes);
   const bool array = name_without_gz(file).ends_with(".npy");
-  const TreeFile tree = read_tree_file(file, array ? run.flags.text("weights").value_or("") : "");
+  const TreeFile tree = run.inputs.tree("mask", file, "weights", array ? run.flags.text("weights").value_or("") : "");
   run.flags.check_all_used();
   run.outputs.fill(nodes, [table = table_text(tree)](WholeFile& out) { out.write(table); });
   info["mask"] = {{"text", mask}, {"rows", tree.parent.size()}, {"columns", tree.parent.size()}};
@@ -85,17 +88,18 @@ bool describe_tree(Run& run, nlohmann::json& info) {
 template <class T>
 void describe_mask(Run& run, Precision precision, nlohmann::json& info) {
   MaskRequest request;
-  const Index size = run.flags.integer("size", 1).value_or(0);
+  const Index size = run.flags.integer("size", 1, kMostSize).value_or(0);
   request.size = {size, size};
   request.describe_only = true;
+  request.square = true;
   const auto causal = run.flags.text("causal");
   if (causal && *causal != "top-left")
     throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
   request.wrapped = causal.has_value();
   if (causal) request.causal_shift = 0;
   Shape shape;
-  shape.columns = run.flags.integer("columns", 1).value_or(1);
-  shape.rank = run.flags.integer("rank", 0).value_or(0);
+  shape.columns = run.flags.integer("columns", 1, kMostColumns).value_or(1);
+  shape.rank = run.flags.integer("rank", 0, kMostColumns).value_or(0);
   const std::string nodes = run.flags.text("nodes-output").value_or("");
   if (!nodes.empty()) run.outputs.reserve("nodes-output", nodes);
   BuiltMask<T> mask = build_mask<T>(run, request);
@@ -119,7 +123,7 @@ void describe_mask(Run& run, Precision precision, nlohmann::json& info) {
        {"engine", chosen.engine},
        {"reason", chosen.reason}};
   j["engines"] = nlohmann::json::array();
-  for (const Report& r : mask.heads[0]->engines(shape)) j["engines"].push_back(engine_json(r));
+  for (const Report& r : listed_engines(run, mask, shape)) j["engines"].push_back(engine_json(r));
 }
 
 void calibrate_into(Run& run, nlohmann::json& info) {

@@ -31,11 +31,11 @@ InputShape read_shape(const std::vector<Index>& shape, const std::string& path, 
   if (heads > 1 || (n == 3 && sources.table_shape.size() > sources.grid.size() && !sources.grid.empty())) {
     if (n != 3) {
       throw ValueError(path + ": shape " + shape_text(shape) + " (expected [" + std::to_string(heads) + ", " +
-                       std::to_string(rows) + ", c]: " + text + " has one mask a head)");
+                       std::to_string(rows) + ", c]: " + heads_text(sources, text) + ")");
     }
     if (shape[0] != heads) {
-      throw ValueError(path + ": " + std::to_string(shape[0]) + " heads (expected " + std::to_string(heads) + " from " + text +
-                       "; the table's first size is the number of heads)");
+      throw ValueError(path + ": " + std::to_string(shape[0]) + " heads (expected " + std::to_string(heads) + ": " +
+                       heads_text(sources, text) + ")");
     }
     if (shape[1] != rows) refuse_size(path, "rows", shape[1], rows, text, border);
     return {heads, rows, shape[2], 1, false};
@@ -63,6 +63,8 @@ void multiply(Run& run, const NpyArray& input, const std::string& in_path, const
   MaskRequest request;
   if (!input.shape.empty()) request.size = {input.shape[0], input.shape[0]};
   if (input.shape.size() == 3) request.size = {input.shape[1], input.shape[1]};
+  request.size_file = in_path;
+  request.square = true;
   request.wrapped = causal.has_value();
   if (causal) request.causal_shift = 0;
   BuiltMask<T> mask = build_mask<T>(run, request);
@@ -88,7 +90,7 @@ void multiply(Run& run, const NpyArray& input, const std::string& in_path, const
   });
   std::vector<Index> out_shape = input.shape;
   if (!s.grid) out_shape[s.row_axis] = y_rows;
-  run.describe(chosen, mask.heads[0]->engines(shape), heads);
+  run.describe(chosen, listed_engines(run, mask, shape), heads);
   run.report["mask"] = mask.text;
   run.report["size"] = y_rows == x_rows ? nlohmann::json(y_rows) : nlohmann::json({mask.rows(), mask.cols()});
   run.report["columns"] = s.columns;
@@ -106,7 +108,7 @@ void run_multiply(Run& run) {
   const std::string out_path = run.flags.required("output", "Y.npy");
   (void)run.flags.required("mask", "a mask, for example grid:14x14");
   run.outputs.reserve("output", out_path);
-  const NpyArray input = run.read_floats(in_path);
+  const NpyArray input = run.inputs.floats("input", in_path);
   if (input.shape.empty()) throw FormatError(in_path, 0, "a single number (expected [L] or [L, c])");
   const Precision precision = run.precision({&input});
   if (precision == Precision::single) {

@@ -52,12 +52,12 @@ Index row_number(const std::string& text, const std::vector<Index>& grid, Index 
   return row;
 }
 
-std::vector<double> read_coordinates(const std::string& path, Index nodes) {
+std::vector<double> read_coordinates(const Run& run, const std::string& path, Index nodes) {
   MatrixFile m;
   if (name_without_gz(path).ends_with(".mtx")) {
-    m = parse_matrix_market_array(read_whole_file(path), path);
+    m = parse_matrix_market_array(run.inputs.text("coordinates", path), path);
   } else {
-    const NpyArray a = read_npy(path);
+    const NpyArray a = run.inputs.array("coordinates", path);
     if (!a.is_floating() || a.shape.size() != 2) {
       throw FormatError(path, 0, name_of(a.type) + " of shape " + shape_text(a.shape) + " (expected floats, [nodes, 2])");
     }
@@ -94,8 +94,9 @@ void write_row(Run& run, const std::string& path, Precision precision) {
   if (causal && *causal != "top-left")
     throw FlagError("causal", "'" + *causal + "' (expected --causal alone: j > i is zeroed)");
   MaskRequest request;
-  const Index size = run.flags.integer("size", 1).value_or(0);
+  const Index size = run.flags.integer("size", 1, kMostSize).value_or(0);
   request.size = {size, size};
+  request.square = true;
   request.wrapped = causal.has_value();
   if (causal) request.causal_shift = 0;
   BuiltMask<T> mask = build_mask<T>(run, request);
@@ -106,7 +107,7 @@ void write_row(Run& run, const std::string& path, Precision precision) {
     if (mask.sources.graph) {
       const auto file = run.flags.text("coordinates");
       if (!file) throw FlagError("coordinates", "is missing (expected the places of the graph's nodes, for its picture)");
-      coordinates = read_coordinates(*file, mask.sources.graph->nodes);
+      coordinates = read_coordinates(run, *file, mask.sources.graph->nodes);
     } else if (mask.sources.grid.size() > 3) {
       throw FlagError("output", path + ": no picture of a grid of more than 3 dimensions (expected a name ending in .npy)");
     }
@@ -136,7 +137,7 @@ void write_row(Run& run, const std::string& path, Precision precision) {
         heads > 1 || (!mask.sources.grid.empty() && mask.sources.table_shape.size() > mask.sources.grid.size());
     run.outputs.fill_npy(path, per_head ? std::vector<Index>{heads, cols} : std::vector<Index>{cols}, row.data());
   }
-  run.describe(chosen, mask.heads[0]->engines(shape), heads);
+  run.describe(chosen, listed_engines(run, mask, shape), heads);
   run.report["mask"] = mask.text;
   run.report["size"] = rows == cols ? nlohmann::json(rows) : nlohmann::json({rows, cols});
   run.report["columns"] = 1;

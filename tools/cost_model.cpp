@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <utility>
 
 namespace espalier::tools {
@@ -29,10 +28,8 @@ nlohmann::json cost_model_json(const CostModel& cost) {
   return j;
 }
 
-CostModel read_cost_model(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) throw FlagError("cost-model", path + ": cannot be opened");
-  const nlohmann::json j = nlohmann::json::parse(file, nullptr, false);
+CostModel cost_model_from(const std::string& text, const std::string& path) {
+  const nlohmann::json j = nlohmann::json::parse(text, nullptr, false);
   if (!j.is_object()) throw FlagError("cost-model", path + ": expected a JSON object as espalier info --calibrate writes it");
   CostModel cost;
   for (const auto& item : j.items()) {

@@ -12,7 +12,7 @@ namespace espalier::tools {
 
 // Every speed by its name, in flop/s and bytes/s, and call_seconds.
 nlohmann::json cost_model_json(const CostModel& cost);
-// Errors: FlagError for a file that cannot be read, is no such object, or holds a speed that is not positive.
-CostModel read_cost_model(const std::string& path);
+// From the text of the file `path`. Errors: FlagError where it is no such object or holds a speed that is not positive.
+CostModel cost_model_from(const std::string& text, const std::string& path);
 
 }  // namespace espalier::tools

@@ -88,14 +88,27 @@ std::string working_engines(Run& run, const BuiltMask<T>& m, Shape shape) {
   return text;
 }
 
+// Where what is inside has no exact engine, what is around it has none either, and cannot say which others there are.
+template <class T>
+void check_exact_engine(Run& run, const BuiltMask<T>& m, Shape shape) {
+  if (m.layers.size() < 2 || m.layers[0]->options().engine != "auto") return;
+  const bool formed = m.wrapped_shift && m.layers[m.layers.size() - 2]->entries().kind == EntryKind::none;
+  (void)chosen_engine(run, *m.layers[0], formed ? kForming : shape);
+}
+
 }  // namespace
 
 template <class T>
 Report chosen_engine(Run& run, const Mask<T>& mask, Shape shape) {
   try {
     return mask.report(shape);
+  } catch (const FunctionError&) {
+    throw;
   } catch (const ValueError& error) {
-    throw FlagError(run.engine() != "auto" ? "engine" : "tolerance", error.what());
+    const std::string text = error.what();
+    // With every exact engine away the tolerance is what must change, whichever engine was named.
+    const bool inexact = text.starts_with("no exact engine");
+    throw FlagError(run.engine() != "auto" && !inexact ? "engine" : "tolerance", text);
   }
 }
 template Report chosen_engine<float>(Run&, const Mask<float>&, Shape);
@@ -104,6 +117,7 @@ template Report chosen_engine<double>(Run&, const Mask<double>&, Shape);
 template <class T>
 Report chosen_engine(Run& run, BuiltMask<T>& mask, Shape shape) {
   const std::string name = run.engine();
+  if (run.mask_options().tolerance == 0) check_exact_engine(run, mask, shape);
   if (name == "auto" || (mask.border == 0 && !mask.request.wrapped)) return chosen_engine(run, *mask.heads[0], shape);
   if (auto found = forced(run, mask, shape, name)) {
     mask = std::move(found->mask);
@@ -116,5 +130,30 @@ Report chosen_engine(Run& run, BuiltMask<T>& mask, Shape shape) {
 }
 template Report chosen_engine<float>(Run&, BuiltMask<float>&, Shape);
 template Report chosen_engine<double>(Run&, BuiltMask<double>&, Shape);
+
+template <class T>
+std::vector<Report> listed_engines(Run& run, const BuiltMask<T>& mask, Shape shape) {
+  std::vector<Report> all = mask.heads[0]->engines(shape);
+  // A causal order runs on tiles alone, whatever is inside.
+  if (run.engine() != "auto" || mask.border == 0 || mask.wrapped_shift) return all;
+  const auto find = [&](const std::string& name) {
+    return std::find_if(all.begin(), all.end(), [&](const Report& r) { return r.engine == name; });
+  };
+  const std::vector<Report> inside = mask.layers[0]->engines(shape);
+  const auto chosen = find(inside.front().engine);
+  const double border = chosen == all.end() ? 0 : chosen->predicted_seconds - inside.front().predicted_seconds;
+  for (Report r : inside) {
+    if (find(r.engine) != all.end()) continue;
+    r.predicted_seconds += std::max(0.0, border);
+    r.reason += "; the border beside it";
+    all.push_back(std::move(r));
+  }
+  // What runs stands first, whatever the border is thought to cost.
+  std::stable_sort(all.begin() + 1, all.end(),
+                   [](const Report& p, const Report& q) { return p.predicted_seconds < q.predicted_seconds; });
+  return all;
+}
+template std::vector<Report> listed_engines<float>(Run&, const BuiltMask<float>&, Shape);
+template std::vector<Report> listed_engines<double>(Run&, const BuiltMask<double>&, Shape);
 
 }  // namespace espalier::tools

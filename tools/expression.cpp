@@ -34,6 +34,7 @@ double log_of(double x) {
 }  // namespace
 
 DistanceFunction distance_expression(const std::string& text, const std::string& flag) {
+  const std::string name = shortened(text);
   auto expression = std::make_shared<Expression>();
   try {
     expression->parser.DefineFun("floor", floor_of);
@@ -42,20 +43,20 @@ DistanceFunction distance_expression(const std::string& text, const std::string&
     expression->parser.DefineVar("d", &expression->d);
     expression->parser.SetExpr(text);
     (void)expression->parser.Eval();
-    if (expression->parser.GetNumResults() != 1) throw FlagError(flag, "'" + text + "' has several values (expected one)");
+    if (expression->parser.GetNumResults() != 1) throw FlagError(flag, "'" + name + "' has several values (expected one)");
   } catch (const mu::Parser::exception_type& error) {
-    throw FlagError(flag, "'" + text + "': " + error.GetMsg() + " (expected an expression in d)");
+    throw FlagError(flag, "'" + name + "': " + shortened(error.GetMsg()) + " (expected an expression in d)");
   }
   if (text.find('=') != std::string::npos && text.find("==") == std::string::npos && text.find("<=") == std::string::npos &&
       text.find(">=") == std::string::npos && text.find("!=") == std::string::npos) {
-    throw FlagError(flag, "'" + text + "' assigns to a variable (expected an expression in d)");
+    throw FlagError(flag, "'" + name + "' assigns to a variable (expected an expression in d)");
   }
   return DistanceFunction(Callable{[expression](double d) {
                                      const std::lock_guard lock(expression->mutex);
                                      expression->d = d;
                                      return expression->parser.Eval();
                                    },
-                                   text});
+                                   name});
 }
 
 }  // namespace espalier::tools

@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 
 namespace espalier::tools {
 
@@ -16,12 +17,26 @@ std::string_view without_plus(std::string_view t) {
 
 }  // namespace
 
+std::string shortened(const std::string& text) {
+  constexpr std::size_t most = 80;
+  if (text.size() <= most) return text;
+  std::size_t end = most - 3;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // not inside a character of several bytes
+  return text.substr(0, end) + "...";
+}
+
+std::string number_text(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", value);
+  return text;
+}
+
 double number_from(const std::string& text, const std::string& flag) {
   const std::string_view t = without_plus(text);
   double value = 0;
   const auto [end, code] = std::from_chars(t.data(), t.data() + t.size(), value);
   if (code != std::errc() || end != t.data() + t.size() || !std::isfinite(value)) {
-    throw FlagError(flag, "'" + text + "' (expected a finite number)");
+    throw FlagError(flag, "'" + shortened(text) + "' (expected a finite number)");
   }
   return value;
 }
@@ -30,7 +45,11 @@ Index integer_from(const std::string& text, const std::string& flag) {
   const std::string_view t = without_plus(text);
   Index value = 0;
   const auto [end, code] = std::from_chars(t.data(), t.data() + t.size(), value);
-  if (code != std::errc() || end != t.data() + t.size()) throw FlagError(flag, "'" + text + "' (expected an integer)");
+  const bool whole = end == t.data() + t.size();
+  if (code == std::errc::result_out_of_range && whole) {
+    throw FlagError(flag, shortened(text) + (t[0] == '-' ? " is too small" : " is too large"));
+  }
+  if (code != std::errc() || !whole) throw FlagError(flag, "'" + shortened(text) + "' (expected an integer)");
   return value;
 }
 
@@ -82,11 +101,12 @@ std::optional<double> Flags::number(const std::string& name) {
   return number_from(*value, name);
 }
 
-std::optional<Index> Flags::integer(const std::string& name, Index least) {
+std::optional<Index> Flags::integer(const std::string& name, Index least, Index most) {
   const auto value = text(name);
   if (!value) return std::nullopt;
   const Index n = integer_from(*value, name);
   if (n < least) throw FlagError(name, *value + " (expected at least " + std::to_string(least) + ")");
+  if (n > most) throw FlagError(name, *value + " (expected at most " + std::to_string(most) + ")");
   return n;
 }
 

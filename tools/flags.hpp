@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -20,6 +21,12 @@ class FlagError : public ValueError {
  public:
   FlagError(const std::string& flag, const std::string& what) : ValueError("--" + flag + ": " + what) {}
 };
+
+// At most 80 bytes of a text that the user wrote, for error texts: the rest becomes "...".
+std::string shortened(const std::string& text);
+
+// "0.5", "-1", "1e+300": as %g prints it.
+std::string number_text(double value);
 
 // The text as a number; throws FlagError.
 double number_from(const std::string& text, const std::string& flag);
@@ -38,12 +45,13 @@ class Flags {
   // A flag of the contract that a later issue brings: refused, saying what is missing.
   void later(const std::string& name, const std::string& what);
 
+  bool declared(const std::string& name) const { return app_->get_option_no_throw("--" + name) != nullptr; }
   bool given(const std::string& name) const;
   // The value where given. Asking marks the flag as used.
   std::optional<std::string> text(const std::string& name);
   std::string required(const std::string& name, const std::string& what);
   std::optional<double> number(const std::string& name);
-  std::optional<Index> integer(const std::string& name, Index least);
+  std::optional<Index> integer(const std::string& name, Index least, Index most = std::numeric_limits<Index>::max());
   bool on(const std::string& name);
   void use(const std::string& name) { used_.insert(name); }
 

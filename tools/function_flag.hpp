@@ -17,7 +17,7 @@ struct FunctionFlag {
 };
 
 // The value of --flag: "table:FILE.npy" (values at 0, 1, 2, ...) or an expression in d. Errors: FlagError, FormatError.
-FunctionFlag read_function(const Run& run, const std::string& value, const std::string& flag);
+FunctionFlag read_function(Run& run, const std::string& value, const std::string& flag);
 
 // Errors: FormatError naming the file and the element.
 void require_finite(const std::vector<double>& values, const std::string& path);

@@ -42,6 +42,9 @@ std::string parser_text(const CLI::ParseError& error, const std::string& command
     if (word.rfind("-", 0) == 0) return word + ": unknown flag " + help;
     return "'" + word + "': unexpected " + (command.empty() ? "command " : "argument ") + help;
   }
+  // "NAME was given a disallowed flag override": a switch with a value, --NAME=value.
+  const auto override = text.find(" was given a disallowed flag override");
+  if (override != std::string::npos) return "--" + text.substr(0, override) + ": takes no value " + help;
   return text + " " + help;
 }
 
@@ -55,7 +58,11 @@ int run_command(const Command& command, CLI::App& app, Interrupts& interrupts) {
   Flags flags(app);
   try {
     Run run(command.name, flags, interrupts);
-    command.run(run);
+    try {
+      command.run(run);
+    } catch (const FunctionError& error) {
+      throw run.with_flag(error);
+    }
     return printed();
   } catch (const Cancelled&) {
     return fail(130, "cancelled");

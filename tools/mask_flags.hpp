@@ -9,12 +9,17 @@
 #include <espalier/io/tree_files.hpp>
 #include <espalier/masks/form.hpp>
 
+#include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace espalier::tools {
+
+// The largest L of a mask whose size is given by --size: what grids, trees and graphs can have.
+inline constexpr Index kMostSize = std::numeric_limits<std::int32_t>::max();
 
 // Declares --mask with the flags of all forms; with_bias: --bias and the flags with the prefix too.
 void add_mask_flags(Flags& flags, bool with_bias);
@@ -30,6 +35,8 @@ struct MaskRequest {
   std::string role = "mask";           // the flag: "mask" or "bias"
   bool prefixed = false;               // its flags are written --bias-...
   std::pair<Index, Index> size{0, 0};  // of the whole mask, border counted in; {0, 0}: unknown
+  std::string size_file;               // whose rows the size is; empty: --size gives it
+  bool square = false;                 // other matrices are refused
   std::optional<Index> causal_shift;   // wanted causal order; see BuiltMask::causal
   bool wrapped = false;                // make_causal may follow
   bool describe_only = false;
@@ -42,9 +49,11 @@ struct MaskRequest {
 struct MaskSources {
   std::optional<TreeFile> tree;
   std::optional<GraphFile> graph;
-  std::string graph_path;
+  // Files and shapes of a dense or low-rank mask.
+  std::vector<std::pair<std::string, std::vector<Index>>> matrices;
   std::vector<Index> grid;         // sizes of the grid, where rows have one
   std::vector<Index> table_shape;  // of a learnable table; empty: none
+  std::string table_file;          // of --table
 };
 
 template <class T>
@@ -89,6 +98,17 @@ Report chosen_engine(Run& run, const Mask<T>& mask, Shape shape);
 // the names that work.
 template <class T>
 Report chosen_engine(Run& run, BuiltMask<T>& mask, Shape shape);
+
+// Every engine that could run the product: the mask's own report names those of what is around the form's mask and the one
+// that this chooses; a border may stand beside any that it has.
+template <class T>
+std::vector<Report> listed_engines(Run& run, const BuiltMask<T>& mask, Shape shape);
+
+// Why a mask has several heads: "t.npy has shape [3, 19], one table a head of grid:10".
+std::string heads_text(const MaskSources& sources, const std::string& mask);
+
+// "GridMask: ..." -> "...": behind a flag's name the class says nothing to whoever wrote the flag.
+std::string without_class(const std::string& text);
 
 // "x.npy: 197 rows (expected 196 from grid:14x14; one extra token? add --border 1)".
 [[noreturn]] void refuse_size(const std::string& file, const std::string& what, Index got, Index expected,

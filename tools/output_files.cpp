@@ -28,7 +28,24 @@ void OutputFiles::reserve(const std::string& flag, const std::string& path) {
       throw FlagError(flag, path + " is the output of --" + other.flag + " too");
     }
   }
+  for (const Input& input : inputs_) check_apart(flag, path, input);
   outputs_.push_back({flag, path, {}});
+}
+
+void OutputFiles::keep(const std::string& flag, const std::string& path) {
+  const Input input{flag, path};
+  for (const Output& output : outputs_) check_apart(output.flag, output.path, input);
+  inputs_.push_back(input);
+}
+
+// One file may have many names (./, symbolic and hard links): the system says whether two are the same. Devices and pipes are
+// written to and read from at once without loss.
+void OutputFiles::check_apart(const std::string& output_flag, const std::string& output, const Input& input) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(input.path, ignored)) return;
+  if (!std::filesystem::equivalent(output, input.path, ignored)) return;
+  throw FlagError(output_flag, (output == input.path ? "" : output + " ") + "would overwrite " + input.path + ", which --" +
+                                   input.flag + " reads; choose another name");
 }
 
 void OutputFiles::fill(const std::string& path, std::function<void(WholeFile&)> writer) {
@@ -50,18 +67,21 @@ template void OutputFiles::fill_npy(const std::string&, std::vector<Index>, cons
 template void OutputFiles::fill_npy(const std::string&, std::vector<Index>, const std::int64_t*);
 
 void OutputFiles::write_all() {
-  std::vector<WholeFile> files;
   for (const Output& output : outputs_) {
     if (!output.writer) continue;
     if (interrupts_->requested()) throw Cancelled();
-    files.emplace_back(output.path);
-    interrupts_->add_temporary(files.back().temporary());
-    output.writer(files.back());
-    files.back().finish();
+    written_.emplace_back(output.path);
+    interrupts_->add_temporary(written_.back().temporary());
+    output.writer(written_.back());
+    written_.back().finish();
   }
   if (interrupts_->requested()) throw Cancelled();
+}
+
+void OutputFiles::commit() {
   const auto hold = interrupts_->hold();
-  for (WholeFile& file : files) file.commit();
+  for (WholeFile& file : written_) file.commit();
+  written_.clear();
 }
 
 }  // namespace espalier::tools

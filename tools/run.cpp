@@ -77,7 +77,8 @@ void add_common_flags(Flags& flags) {
   flags.later("parameter", "it comes with the adoption issue");
 }
 
-Run::Run(std::string command, Flags& f, Interrupts& interrupts) : flags(f), outputs(interrupts), command_(std::move(command)) {
+Run::Run(std::string command, Flags& f, Interrupts& interrupts)
+    : flags(f), outputs(interrupts), inputs(outputs), command_(std::move(command)) {
   flags.refuse_later();
   engine_ = flags.text("engine").value_or("auto");
   if (const auto tolerance = flags.number("tolerance")) {
@@ -90,10 +91,8 @@ Run::Run(std::string command, Flags& f, Interrupts& interrupts) : flags(f), outp
     }
     tolerance_kind_ = *kind == "entry" ? ToleranceKind::entry : ToleranceKind::pointwise;
   }
-  if (const auto path = flags.text("cost-model")) cost_ = read_cost_model(*path);
-  const Index threads = flags.integer("threads", 1).value_or(available_cores());
-  if (threads > 4096) throw FlagError("threads", std::to_string(threads) + " (expected at most 4096)");
-  threads_ = static_cast<int>(threads);
+  if (const auto path = flags.text("cost-model")) cost_ = cost_model_from(inputs.text("cost-model", *path), *path);
+  threads_ = static_cast<int>(flags.integer("threads", 1, 4096).value_or(available_cores()));
   repeat_ = flags.integer("repeat", 1).value_or(1);
   type_ = flags.text("type").value_or("");
   if (!type_.empty() && type_ != "float" && type_ != "double") {
@@ -143,20 +142,17 @@ Context<Cpu> Run::context() {
   return context;
 }
 
-Precision Run::precision(std::initializer_list<const NpyArray*> inputs) const {
+Precision Run::precision(std::initializer_list<const NpyArray*> arrays) const {
   if (!type_.empty()) return type_ == "double" ? Precision::twofold : Precision::single;
-  for (const NpyArray* a : inputs) {
+  for (const NpyArray* a : arrays) {
     if (a->type == NpyType::float64) return Precision::twofold;
   }
   return Precision::single;
 }
 
-NpyArray Run::read_floats(const std::string& path) const {
-  NpyArray a = read_npy(path);
-  if (!a.is_floating()) {
-    throw FormatError(path, 0, "elements of type " + name_of(a.type) + " (expected float16, float32 or float64)");
-  }
-  return a;
+FlagError Run::with_flag(const FunctionError& error) const {
+  const auto found = function_flags_.find(error.function());
+  return FlagError(found != function_flags_.end() ? found->second : "function", error.what());
 }
 
 void Run::timed(const std::string& name, const std::function<void()>& work) {
@@ -199,7 +195,7 @@ void Run::finish(const std::string& text) {
   }
   outputs.write_all();
   line_->clear();
-  for (const auto& warning : warnings) std::fprintf(stderr, "espalier: warning: %s\n", warning.c_str());
+  // Printed before the files are put in place: where it cannot be, they stay as they were.
   if (report_path_ == "-") {
     std::fputs(json.c_str(), stdout);
   } else if (!quiet_) {
@@ -207,6 +203,8 @@ void Run::finish(const std::string& text) {
   }
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
     throw BackendError("standard output cannot be written (is the disk full?)");
+  outputs.commit();
+  for (const auto& warning : warnings) std::fprintf(stderr, "espalier: warning: %s\n", warning.c_str());
 }
 
 }  // namespace espalier::tools

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "flags.hpp"
+#include "input_files.hpp"
 #include "interrupts.hpp"
 #include "output_files.hpp"
 #include "progress_line.hpp"
@@ -16,6 +17,7 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +34,7 @@ class Run {
 
   Flags& flags;
   OutputFiles outputs;
+  InputFiles inputs;
   std::vector<std::string> warnings;
 
   const std::string& command() const { return command_; }
@@ -43,10 +46,12 @@ class Run {
   Context<Cpu> context();
 
   // The precision to compute in: --type, otherwise the widest of the inputs (f2 counts as float).
-  Precision precision(std::initializer_list<const NpyArray*> inputs) const;
+  Precision precision(std::initializer_list<const NpyArray*> arrays) const;
 
-  // Reads an array of floats given by a flag, or of integers. Errors: FlagError, FormatError.
-  NpyArray read_floats(const std::string& path) const;
+  // Notes by which flag a function came: masks know it by its name only.
+  void note_function(const std::string& name, const std::string& flag) { function_flags_[name] = flag; }
+  // The library's complaint about a function, with the flag in front.
+  FlagError with_flag(const FunctionError& error) const;
 
   // Runs `work` --repeat times and notes median and least seconds under seconds_<name>.
   void timed(const std::string& name, const std::function<void()>& work);
@@ -68,6 +73,7 @@ class Run {
   std::string type_, report_path_;
   bool quiet_ = false;
   double set_up_seconds_ = 0;
+  std::map<std::string, std::string> function_flags_;
   std::unique_ptr<ProgressLine> line_;
   Progress progress_;
 };

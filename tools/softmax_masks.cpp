@@ -93,7 +93,7 @@ void need_entries(Run& run, BuiltMask<T>& m, const std::string& flag) {
   run.set_up_seconds(seconds_of([&] {
     for (auto& mask : m.heads) {
       if (m.sources.graph) {
-        const Report r = mask->report({.columns = 64});
+        const Report r = chosen_engine(run, *mask, {.columns = 64});
         m.entry_error = r.rounding_estimate + (r.certificate && r.certificate->norm ? *r.certificate->norm : 0);
       }
       if (mask->entries().kind != EntryKind::none) continue;
@@ -103,7 +103,7 @@ void need_entries(Run& run, BuiltMask<T>& m, const std::string& flag) {
         options.tolerance = mask->options().tolerance;
         mask = std::make_shared<CausalMask<T>>(mask, mask->cols(), options);
       } catch (const ValueError& error) {
-        throw FlagError(flag, error.what());
+        throw FlagError(flag, without_class(error.what()));
       }
     }
   }));

@@ -16,6 +16,10 @@ ShapeError::~ShapeError() = default;
 ValueError::ValueError(const std::string& text) : Error(text) {}
 ValueError::~ValueError() = default;
 
+FunctionError::FunctionError(const std::string& function, const std::string& what)
+    : ValueError(function + ": " + what), function_(function) {}
+FunctionError::~FunctionError() = default;
+
 FormatError::FormatError(const std::string& file, Index line, const std::string& what)
     : Error(line > 0 ? file + ":" + std::to_string(line) + ": " + what : file + ": " + what), file_(file), line_(line) {}
 FormatError::~FormatError() = default;

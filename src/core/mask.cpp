@@ -114,13 +114,19 @@ std::vector<Report> Mask<T, B>::engines(Shape shape) const {
   std::stable_sort(all.begin(), all.end(),
                    [](const Report& p, const Report& q) { return p.predicted_seconds < q.predicted_seconds; });
   const bool exact_only = options_.tolerance == 0;
-  std::string names;
+  std::string names, inexact;
   std::vector<Report> kept;
   for (Report& r : all) {
-    if (exact_only && r.certificate) continue;
+    if (exact_only && r.certificate) {
+      inexact += (inexact.empty() ? "'" : ", '") + r.engine + "'";
+      continue;
+    }
     names += (names.empty() ? "" : ", ") + r.engine;
     r.extra_bytes += kBookkeeping;
     if (options_.engine == "auto" || options_.engine == r.engine) kept.push_back(std::move(r));
+  }
+  if (kept.empty() && names.empty() && !inexact.empty()) {
+    throw ValueError("no exact engine can run this product; " + inexact + " would, with a tolerance above 0");
   }
   if (kept.empty()) {
     throw ValueError("engine '" + options_.engine + "' cannot run this product" +

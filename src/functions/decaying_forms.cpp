@@ -4,6 +4,8 @@
 
 #include <espalier/core/error.hpp>
 
+#include "core/number_text.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -43,7 +45,7 @@ class GaussianState final : public State {
 class RationalState final : public State {
  public:
   explicit RationalState(const Rational& f) : State("rational", {f.width, f.power, f.scale}) {
-    if (f.width <= 0) throw ValueError("rational: width is " + std::to_string(f.width) + ", expected a number > 0");
+    if (f.width <= 0) throw ValueError("rational: width is " + number_text(f.width) + ", expected a number > 0");
   }
   double value(double d) const override { return at(2) / (1 + term(d)); }
   double derivative(std::size_t p, double d) const override {
@@ -79,7 +81,7 @@ class RationalState final : public State {
 
  private:
   double term(double d) const {
-    if (d < 0) throw ValueError("rational: defined for d >= 0, got " + std::to_string(d));
+    if (d < 0) throw FunctionError("rational", "defined for d >= 0, got " + number_text(d));
     return std::pow(d / at(0), at(1));
   }
 };
@@ -87,7 +89,7 @@ class RationalState final : public State {
 class PowerLawState final : public State {
  public:
   explicit PowerLawState(const PowerLaw& f) : State("power law", {f.width, f.exponent, f.scale}) {
-    if (f.width <= 0) throw ValueError("power law: width is " + std::to_string(f.width) + ", expected a number > 0");
+    if (f.width <= 0) throw ValueError("power law: width is " + number_text(f.width) + ", expected a number > 0");
   }
   double value(double d) const override { return at(2) * std::pow(base(d), -at(1)); }
   double derivative(std::size_t p, double d) const override {
@@ -111,7 +113,7 @@ class PowerLawState final : public State {
  private:
   double base(double d) const {
     const double q = 1 + d / at(0);
-    if (!(q > 0)) throw ValueError("power law: defined for d > -width, got " + std::to_string(d));
+    if (!(q > 0)) throw FunctionError("power law", "defined for d > -width, got " + number_text(d));
     return q;
   }
 };
@@ -121,8 +123,8 @@ class StretchedExponentialState final : public State {
   explicit StretchedExponentialState(const StretchedExponential& f)
       : State("stretched exponential", {f.width, f.exponent, f.scale}) {
     if (f.width <= 0 || f.exponent <= 0) {
-      throw ValueError("stretched exponential: width " + std::to_string(f.width) + " and exponent " +
-                       std::to_string(f.exponent) + ", expected numbers > 0");
+      throw ValueError("stretched exponential: width " + number_text(f.width) + " and exponent " + number_text(f.exponent) +
+                       ", expected numbers > 0");
     }
   }
   double value(double d) const override { return at(2) * std::exp(-term(d)); }
@@ -152,7 +154,7 @@ class StretchedExponentialState final : public State {
 
  private:
   double term(double d) const {
-    if (d < 0) throw ValueError("stretched exponential: defined for d >= 0, got " + std::to_string(d));
+    if (d < 0) throw FunctionError("stretched exponential", "defined for d >= 0, got " + number_text(d));
     return std::pow(d / at(0), at(1));
   }
 };

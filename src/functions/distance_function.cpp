@@ -5,6 +5,8 @@
 #include <espalier/core/error.hpp>
 #include <espalier/core/random.hpp>
 
+#include "core/number_text.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -16,7 +18,7 @@ DistanceFunction::State::State(std::string name, std::vector<double> parameters)
     : name_(std::move(name)), parameters_(std::move(parameters)) {
   for (std::size_t p = 0; p < parameters_.size(); ++p) {
     if (!std::isfinite(parameters_[p])) {
-      throw ValueError(name_ + ": parameter " + std::to_string(p) + " is " + std::to_string(parameters_[p]) +
+      throw ValueError(name_ + ": parameter " + std::to_string(p) + " is " + number_text(parameters_[p]) +
                        ", expected a finite number");
     }
   }

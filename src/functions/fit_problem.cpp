@@ -5,6 +5,8 @@
 #include <espalier/core/error.hpp>
 #include <espalier/core/random.hpp>
 
+#include "core/number_text.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -28,17 +30,16 @@ constexpr double kPi = 3.14159265358979323846;
 double checked(const DistanceFunction& f, double d) {
   const double y = f(d);
   if (!std::isfinite(y)) {
-    throw ValueError("fit_exponentials: f(" + std::to_string(d) + ") is " + std::to_string(y) + ", expected a finite number");
+    throw FunctionError(f.name(), "is " + number_text(y) + " at d = " + number_text(d) + ", expected a finite number");
   }
   return y;
 }
 
 void check_options(const FitOptions& o) {
-  if (!(o.tolerance >= 0))
-    throw ValueError("fit_exponentials: tolerance is " + std::to_string(o.tolerance) + ", expected >= 0");
+  if (!(o.tolerance >= 0)) throw ValueError("fit_exponentials: tolerance is " + number_text(o.tolerance) + ", expected >= 0");
   if (o.max_slots < 1) throw ValueError("fit_exponentials: max_slots is " + std::to_string(o.max_slots) + ", expected >= 1");
   if (!(o.max_amplification >= 1)) {
-    throw ValueError("fit_exponentials: max_amplification is " + std::to_string(o.max_amplification) + ", expected >= 1");
+    throw ValueError("fit_exponentials: max_amplification is " + number_text(o.max_amplification) + ", expected >= 1");
   }
 }
 

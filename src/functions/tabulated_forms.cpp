@@ -4,6 +4,8 @@
 
 #include <espalier/core/error.hpp>
 
+#include "core/number_text.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -18,24 +20,24 @@ using Parameters = std::span<const double>;
 
 class FunctionTableState final : public State {
  public:
-  explicit FunctionTableState(FunctionTable f) : State("table", std::move(f.values)) {
+  explicit FunctionTableState(FunctionTable f) : State(std::move(f.name), std::move(f.values)) {
     if (parameters().empty()) throw ValueError("table: no values, expected at least the value at d = 0");
   }
   double value(double d) const override { return at(index(d)); }
   double derivative(std::size_t p, double d) const override { return index(d) == p ? 1.0 : 0.0; }
-  DistanceFunction with(Parameters p) const override { return FunctionTable{{p.begin(), p.end()}}; }
+  DistanceFunction with(Parameters p) const override { return FunctionTable{{p.begin(), p.end()}, name()}; }
   std::optional<DistanceFunction> derivative_function(std::size_t p) const override {
     std::vector<double> unit(parameters().size());
     unit[p] = 1;
-    return FunctionTable{std::move(unit)};
+    return FunctionTable{std::move(unit), name()};
   }
   double last_integer() const override { return static_cast<double>(parameters().size() - 1); }
 
  private:
   std::size_t index(double d) const {
     if (!(d >= 0 && d <= last_integer() && d == std::floor(d))) {
-      throw ValueError("table: no value at d = " + std::to_string(d) + ", expected an integer from 0 to " +
-                       std::to_string(parameters().size() - 1));
+      throw FunctionError(name(), "no value at d = " + number_text(d) + ", expected an integer from 0 to " +
+                                      std::to_string(parameters().size() - 1));
     }
     return static_cast<std::size_t>(d);
   }
@@ -110,7 +112,7 @@ DistanceFunction::DistanceFunction(Callable f) : state_(std::make_shared<Callabl
 PiecewiseConstant logarithmic_buckets(std::vector<double> values, double furthest) {
   const auto n = values.size(), exact = n / 2;
   if (n < 2 || !(furthest > static_cast<double>(exact)) || !std::isfinite(furthest)) {
-    throw ValueError("logarithmic_buckets: " + std::to_string(n) + " values up to distance " + std::to_string(furthest) +
+    throw ValueError("logarithmic_buckets: " + std::to_string(n) + " values up to distance " + number_text(furthest) +
                      ", expected at least 2, and a distance above " + std::to_string(exact));
   }
   PiecewiseConstant f;

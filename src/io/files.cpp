@@ -110,6 +110,11 @@ void WholeFile::check_writable(const std::string& path) {
     if (access(target.c_str(), W_OK) != 0) throw ValueError(path + ": cannot be written (" + std::strerror(errno) + ")");
     return;
   }
+  // Of the whole path or of its last part; the system's own word, since the limits are those of the file system.
+  if (stat(target.c_str(), &s) != 0 && errno == ENAMETOOLONG) {
+    throw ValueError(path + ": the name is too long for the file system (" + std::to_string(target.size()) +
+                     " bytes; choose a shorter one)");
+  }
   const std::string folder = folder_of(target);
   if (stat(folder.c_str(), &s) != 0) throw ValueError(path + ": the folder " + folder + " does not exist (make it first)");
   if (!S_ISDIR(s.st_mode)) throw ValueError(path + ": " + folder + " is not a folder");

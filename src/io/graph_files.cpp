@@ -44,6 +44,10 @@ GraphFile merge_arcs(Index nodes, std::vector<Arc> arcs, const std::string& file
       arc.line = arcs[i].line;
     }
     if (!std::isfinite(arc.weight)) throw FormatError(file, arc.line, "the sum of an edge's weights overflows");
+    if (arc.weight < 0 && (graph.negative_line == 0 || arc.line < graph.negative_line)) {
+      graph.negative_line = arc.line;
+      graph.negative = {arc.u, arc.v, arc.weight};
+    }
     if (first_direction) {
       graph.edges.push_back({std::min(arc.u, arc.v), std::max(arc.u, arc.v), arc.weight});
       const bool other = i < arcs.size() && arcs[i].u == arc.v && arcs[i].v == arc.u;

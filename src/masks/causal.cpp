@@ -160,12 +160,11 @@ std::vector<Report> CausalMask<T, B>::candidates(Shape shape) const {
   if (formed_) {
     r.reason += "; the inner mask has no entries by tile, its matrix is formed once";
     const auto one = chosen<T, B>(inner_, {.columns = kUnitColumns});
-    if (!one.empty()) {
-      // The matrix is what the inner engine computes: its bounds on entries hold, those on rows and norms do not.
-      r.certificate = one.front().certificate;
-      if (r.certificate) r.certificate->row.reset(), r.certificate->norm.reset();
-      r.extra_bytes += one.front().extra_bytes;
-    }
+    if (one.empty()) return {};  // nothing that the matrix could be made by
+    // The matrix is what the inner engine computes: its bounds on entries hold, those on rows and norms do not.
+    r.certificate = one.front().certificate;
+    if (r.certificate) r.certificate->row.reset(), r.certificate->norm.reset();
+    r.extra_bytes += one.front().extra_bytes;
     r.extra_bytes += sizeof(T) * static_cast<std::size_t>(this->rows() * this->cols() * 2 + this->cols() * kUnitColumns);
   }
   return {r};

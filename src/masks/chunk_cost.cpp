@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "backend/work.hpp"
 #include "masks/grid_cost.hpp"
@@ -114,16 +115,19 @@ double sliding_seconds(const backend::SlidingToeplitz<T>& p, Index columns, cons
   const double length = static_cast<double>(p.length);
   constexpr Index most = 256 / static_cast<Index>(sizeof(T));
   double work = 0, bytes = 0;
-  for (Index first = 0; first < columns; first += most) {
-    const double c = static_cast<double>(std::min(most, columns - first)), padded = w.whole_lanes(c);
+  // Panels of most columns are alike, however many there are; then the columns that are left.
+  for (const auto& [width, count] : {std::pair(most, columns / most), std::pair(columns % most, Index{1})}) {
+    if (width == 0 || count == 0) continue;
+    const double panels = static_cast<double>(count);
+    const double c = static_cast<double>(width), padded = w.whole_lanes(c);
     // A quarter of a vector or less is not padded: single elements, two a vector's time.
     const double vectors = padded <= 4 * c ? padded / w.lanes : c / 2;
     for (const auto* side : {&p.lower, &p.upper}) {
       if (side == &p.upper && side->empty()) continue;
-      work += length * (kPanelRow + kPanelElement * c);
+      work += panels * length * (kPanelRow + kPanelElement * c);
       const double kept = kept_vectors(*side) * c * sizeof(T);
       for (const auto& window : *side) {
-        const double steps = std::max(0.0, length - static_cast<double>(window.first));
+        const double steps = panels * std::max(0.0, length - static_cast<double>(window.first));
         const WindowWork each = window_work(window.first, window.last);
         work += steps * (each.step + each.vector * vectors);
         bytes += steps * c * kWindowReads * sizeof(T) * std::max(0.0, 1 - KernelWork::kCacheBytes / std::max(1.0, kept));

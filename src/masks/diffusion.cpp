@@ -7,6 +7,7 @@
 #include "backend/elementwise.hpp"
 #include "backend/sparse.hpp"
 #include "backend/tiles.hpp"
+#include "core/number_text.hpp"
 #include "masks/diffusion_setup.hpp"
 
 #include <algorithm>
@@ -112,7 +113,7 @@ DiffusionMask<T, B>::DiffusionMask(std::shared_ptr<const State> state, double ti
   // ||M||_2 is at least exp(largest); the terms of its series, of size exp(t rho(|A|)), are split until they fit (plan_series).
   const double largest = -time * state_->op->smallest, limit = sizeof(T) == sizeof(float) ? 80 : diffusion::kLargestExponent;
   if (largest > limit) {
-    throw ValueError("DiffusionMask: exp(tA) overflows: t times the largest eigenvalue is at least " + std::to_string(largest) +
+    throw ValueError("DiffusionMask: exp(tA) overflows: t times the largest eigenvalue is at least " + number_text(largest) +
                      " (expected at most " + std::to_string(static_cast<int>(limit)) + "); use a smaller time or a Laplacian");
   }
   expansion_ = std::make_shared<Expansion>(*state_, time, this->tolerance() > 0 ? this->tolerance() : 1e-16);
@@ -162,7 +163,7 @@ std::vector<Report> DiffusionMask<T, B>::candidates(Shape shape) const {
   chebyshev.extra_bytes = static_cast<std::size_t>(3 * n * 16 * element) + this->panel_bytes(shape);
   chebyshev.reason = std::to_string(chebyshev.terms) + " terms " +
                      (series.steps > 1 ? "in " + std::to_string(series.steps) + " steps " : std::string()) + "for time " +
-                     std::to_string(expansion_->time) + " on a spectrum of width " + std::to_string(op.high - op.low) +
+                     number_text(expansion_->time) + " on a spectrum of width " + number_text(op.high - op.low) +
                      (inner_double && sizeof(T) == 4 ? ", in double" : "");
   if (series.certificate > this->tolerance()) {
     chebyshev.warnings.push_back("the certificate is above the tolerance: the spectral bounds are too wide for this time");

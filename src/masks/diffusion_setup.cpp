@@ -5,6 +5,8 @@
 #include <espalier/core/error.hpp>
 #include <espalier/masks/form.hpp>
 
+#include "core/number_text.hpp"
+
 #include <Eigen/Eigenvalues>
 
 #include <algorithm>
@@ -34,7 +36,7 @@ std::shared_ptr<const Operator> make_operator(std::shared_ptr<const Graph> graph
   op->diagonal.assign(n, 0.0);
   if (kind != GraphOperator::adjacency) {
     for (const double w : op->weights) {
-      if (w < 0) throw ValueError("DiffusionMask: a Laplacian needs weights >= 0 (got " + std::to_string(w) + ")");
+      if (w < 0) throw ValueError("DiffusionMask: a Laplacian needs weights >= 0 (got " + number_text(w) + ")");
     }
     const std::vector<double> degree = g.degrees();
     for (const double d : degree) {
@@ -118,7 +120,7 @@ Series make_series(const Operator& op, double time, double tolerance, double ope
   const double z = time * (op.high - op.low) / 2;
   // Checked before the list is made: its length grows with sqrt(200 z).
   if (!(z <= kLargestArgument)) {
-    throw ValueError("DiffusionMask: time times half the spectrum's width is " + std::to_string(z) +
+    throw ValueError("DiffusionMask: time times half the spectrum's width is " + number_text(z) +
                      " (expected at most 1e10, where the series has a million terms); use a smaller time");
   }
   const std::vector<double> bessel = scaled_bessel(z);
@@ -234,7 +236,20 @@ std::vector<MaskPointer<T>> build_graph(FormArguments& arguments) {
   const auto time = arguments.number("time");
   if (!time) throw ValueError("--time: a graph mask needs a diffusion time (add --time t)");
   const GraphOperator op = operator_named(arguments.text("operator").value_or("laplacian"));
-  return {std::make_shared<DiffusionMask<T>>(arguments.graph_file(arguments.operand()), *time, op, arguments.mask_options())};
+  if (*time < 0) throw ValueError("--time: " + number_text(*time) + " (expected >= 0)");
+  const std::shared_ptr<const Graph> graph = arguments.graph_file(arguments.operand());
+  if (op != GraphOperator::adjacency) {
+    arguments.require_weights_not_negative(arguments.operand(),
+                                           "expected >= 0 for a Laplacian; --operator adjacency takes any sign");
+  }
+  // In two steps, the operator made once: what fails at time 0 is about the graph, what fails afterwards about the time.
+  const DiffusionMask<T> at_rest(graph, 0, op, arguments.mask_options());
+  try {
+    return {at_rest.with_parameters({&*time, 1})};
+  } catch (const ValueError& error) {
+    const std::string text = error.what(), start = "DiffusionMask: ";
+    throw ValueError("--time: " + number_text(*time) + ": " + (text.starts_with(start) ? text.substr(start.size()) : text));
+  }
 }
 
 }  // namespace

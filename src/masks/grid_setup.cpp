@@ -3,6 +3,7 @@
 #include <espalier/core/error.hpp>
 #include <espalier/masks/form.hpp>
 
+#include "core/number_text.hpp"
 #include "masks/grid_table.hpp"
 
 #include <algorithm>
@@ -129,8 +130,7 @@ std::vector<double> grid_function_table(const std::vector<Index>& sizes, const D
       value[c] = f(classes.distance[c]);
       known[c] = true;
       if (!std::isfinite(value[c])) {
-        throw ValueError("GridMask: the function " + f.name() + " is not finite at distance " +
-                         std::to_string(classes.distance[c]));
+        throw FunctionError(f.name(), "not finite at the distance " + number_text(classes.distance[c]));
       }
     }
     table[position] = value[c];
@@ -232,7 +232,7 @@ std::function<SequenceValues()> grid_sequence_values(const GridSource& source) {
 void check_grid_table(std::span<const double> table, double largest) {
   for (std::size_t p = 0; p < table.size(); ++p) {
     if (std::abs(table[p]) <= largest) continue;  // false for NaN
-    throw ValueError("GridMask: table entry " + std::to_string(p) + " (row-major) is " + std::to_string(table[p]) +
+    throw ValueError("GridMask: table entry " + std::to_string(p) + " (row-major) is " + number_text(table[p]) +
                      ", expected a finite number within the element type");
   }
 }
@@ -284,11 +284,16 @@ std::vector<MaskPointer<T>> build_grid(FormArguments& arguments) {
   const auto table = arguments.array_flag("table");
   const auto function = arguments.function();
   if (table.has_value() == function.has_value()) {
-    throw ValueError(table ? "grid: --function and --table exclude each other" : "grid: --function or --table is needed");
+    throw ValueError(table ? "--table: excludes --function (give one of them)"
+                           : "--function: is missing (expected --function F or --table T.npy for a grid)");
   }
   if (function) {
-    return {
-        std::make_shared<GridMask<T>>(sizes, *function, parse_distance(arguments.text("distance").value_or("l1")), options)};
+    const Distance distance = parse_distance(arguments.text("distance").value_or("l1"));
+    if (distance == Distance::offset && sizes.size() != 1) {
+      throw ValueError("--distance: 'offset' is for one axis (expected l1, l2 or max for grid:" + arguments.operand() +
+                       ", or --table)");
+    }
+    return {std::make_shared<GridMask<T>>(sizes, *function, distance, options)};
   }
   (void)grid_length(sizes);
   std::vector<Index> expected;
@@ -297,15 +302,16 @@ std::vector<MaskPointer<T>> build_grid(FormArguments& arguments) {
   const bool heads = table->shape.size() == sizes.size() + 1;
   const std::vector<Index> own(table->shape.begin() + (heads ? 1 : 0), table->shape.end());
   if (own != expected) {
-    throw ShapeError("--table", shape_text(table->shape),
-                     shape_text(expected) + " (or one table a head: H x " + shape_text(expected) + ")");
+    throw ValueError("--table: " + *arguments.text("table") + ": " + shape_text(table->shape) + " (expected " +
+                     shape_text(expected) + " for grid:" + arguments.operand() + ", or one table a head: H x " +
+                     shape_text(expected) + ")");
   }
   const auto size = static_cast<std::size_t>(grid_table_size(sizes));
   std::vector<MaskPointer<T>> masks;
   for (std::size_t first = 0; first + size <= table->values.size(); first += size) {
     masks.push_back(std::make_shared<GridMask<T>>(sizes, std::span<const double>(table->values).subspan(first, size), options));
   }
-  if (masks.empty()) throw ShapeError("--table", "no head", "at least one");
+  if (masks.empty()) throw ValueError("--table: " + *arguments.text("table") + ": no head (expected at least one)");
   return masks;
 }
 

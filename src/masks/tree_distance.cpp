@@ -6,6 +6,7 @@
 #include "backend/elementwise.hpp"
 #include "backend/sweep.hpp"
 #include "backend/tiles.hpp"
+#include "core/number_text.hpp"
 #include "masks/tree_distance_setup.hpp"
 
 #include <algorithm>
@@ -54,7 +55,7 @@ class TreeDistanceMask<T, B>::State {
     }
     const double scale = std::exp(parameters[width]);
     if (!std::isfinite(scale)) {
-      throw ValueError("tree mask: exp(intercept) is infinite at intercept " + std::to_string(parameters[width]));
+      throw ValueError("tree mask: exp(intercept) is infinite at intercept " + number_text(parameters[width]));
     }
     set_sweep(slope, scale);
   }
@@ -69,14 +70,18 @@ class TreeDistanceMask<T, B>::State {
     weights = tree->weights();
     if (const auto form = exponential_on(*function, *tree)) {
       slope = {form->slope};
-      set_sweep(slope, form->factor);
+      try {
+        set_sweep(slope, form->factor);
+      } catch (const ValueError& error) {
+        throw FunctionError(function->name(), error.what());
+      }
       derivatives = sweep_derivatives(*function, form->slope, *tree);
       return;
     }
     if (tree->size() > dense_limit) {
-      throw ValueError("tree mask: " + nodes_text(*tree) + " with f = " + function->name() +
-                       ", which is no exponential; trees with more than " + std::to_string(dense_limit) +
-                       " nodes take f = c exp(a d) only (sweep engine), smaller trees any f");
+      throw FunctionError(function->name(), "is no exponential, and the tree has " + nodes_text(*tree) +
+                                                "; trees with more than " + std::to_string(dense_limit) +
+                                                " nodes take f = c exp(a d) only (sweep engine), smaller trees any f");
     }
     sums.emplace(*tree, edge_lengths(*tree));
     form_entries();
@@ -108,7 +113,7 @@ class TreeDistanceMask<T, B>::State {
   void form_entries() const {
     std::vector<T> values(static_cast<std::size_t>(tree->size() * tree->size()));
     const std::function<double(double)> value = [&](double d) { return sweep ? sweep->scale * std::exp(d) : (*function)(d); };
-    form_tree_entries(*tree, *sums, value, between, values.data());
+    form_tree_entries(*tree, *sums, function ? function->name() : "f", value, between, values.data());
     entries_ = std::move(values);
   }
 

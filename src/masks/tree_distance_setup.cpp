@@ -7,6 +7,7 @@
 #include <espalier/masks/tree_distance.hpp>
 
 #include "backend/cpu/parallel.hpp"
+#include "core/number_text.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -79,8 +80,8 @@ std::vector<double> log_factors(const Tree& tree, std::span<const double> weight
     for (Index k = 0; k < width; ++k) a[p] += slope[k] * weights[node * width + k];
     // exp leaves double beyond 709; entries would be infinite or lost there anyway.
     if (!(std::abs(a[p]) <= 700)) {
-      throw ValueError("tree mask: slope . weight of the edge above node " + std::to_string(node) + " is " +
-                       std::to_string(a[p]) + "; expected a finite number in -700 .. 700");
+      throw ValueError("tree mask: slope . weight of the edge above node " + std::to_string(node) + " is " + number_text(a[p]) +
+                       "; expected a finite number in -700 .. 700");
     }
   }
   return a;
@@ -154,8 +155,8 @@ void PathSums::add_edge_sums(Index source, double* pair, double* edge_bar) const
 }
 
 template <class T>
-void form_tree_entries(const Tree& tree, const PathSums& sums, const std::function<double(double)>& value, double between,
-                       T* out) {
+void form_tree_entries(const Tree& tree, const PathSums& sums, const std::string& name,
+                       const std::function<double(double)>& value, double between, T* out) {
   const Index n = tree.size();
   // Rows by position; row s fills its pairs with later positions and their mirror images, so that M is exactly symmetric.
   backend::parallel_for(Context<Cpu>{}, n, [&](Index s, int) {
@@ -167,15 +168,16 @@ void form_tree_entries(const Tree& tree, const PathSums& sums, const std::functi
       const Index j = tree.order()[q];
       const double v = q < end ? value(distance[q]) : between;
       if (!std::isfinite(v)) {
-        throw ValueError("tree mask: f is not finite at the distance " + std::to_string(distance[q]) + " of nodes " +
-                         std::to_string(i) + " and " + std::to_string(j));
+        throw FunctionError(name, "not finite at the distance of nodes " + std::to_string(i) + " and " + std::to_string(j));
       }
       out[i * n + j] = out[j * n + i] = static_cast<T>(v);
     }
   });
 }
-template void form_tree_entries(const Tree&, const PathSums&, const std::function<double(double)>&, double, float*);
-template void form_tree_entries(const Tree&, const PathSums&, const std::function<double(double)>&, double, double*);
+template void form_tree_entries(const Tree&, const PathSums&, const std::string&, const std::function<double(double)>&, double,
+                                float*);
+template void form_tree_entries(const Tree&, const PathSums&, const std::string&, const std::function<double(double)>&, double,
+                                double*);
 
 // ---- recognition -----------------------------------------------------------------------------------------------------
 
@@ -289,7 +291,7 @@ std::vector<MaskPointer<T>> build_tree(FormArguments& arguments) {
   std::shared_ptr<const Tree> tree = arguments.tree_file(arguments.operand());
   if (arguments.flag("unweighted")) tree = std::make_shared<const Tree>(tree->unweighted());
   const std::optional<DistanceFunction> f = arguments.function();
-  if (!f) throw ValueError("tree: --function F is needed, a function of the path length d");
+  if (!f) throw ValueError("--function: is missing (expected a function of the path length d)");
   TreeOptions options;
   static_cast<MaskOptions&>(options) = arguments.mask_options();
   options.between_trees = arguments.number("between-trees").value_or(0);

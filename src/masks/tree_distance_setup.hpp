@@ -67,8 +67,8 @@ class PathSums {
 // out[i * size + j] = value(path sum from i to j), `between` across trees; exactly symmetric. O(size^2), all cores.
 // Errors: ValueError for a value that is not finite; what `value` throws.
 template <class T>
-void form_tree_entries(const Tree& tree, const PathSums& sums, const std::function<double(double)>& value, double between,
-                       T* out);
+void form_tree_entries(const Tree& tree, const PathSums& sums, const std::string& name,
+                       const std::function<double(double)>& value, double between, T* out);
 
 // f as factor exp(slope d) over all distances that the tree can have, negative ones included where a weight is.
 std::optional<ExponentialForm> exponential_on(const DistanceFunction& f, const Tree& tree);

@@ -31,6 +31,12 @@ const std::vector<EngineCase> cases = {
     {"--mask graph:path7.txt --time 1 --border 2 --causal", "dense", true},
     {"--mask graph:path7.txt --time 1 --border 2", "", true},
     {"--mask dense:m.npy --causal", "direct", true},
+    {"--mask ones --border 2", "", false},  // its size is that of q
+    {"--mask dense:m7.npy --border 2", "dense", true},
+    {"--mask low-rank:f7.npy --border 2", "", true},
+    {"--mask grid:7 --table table7.npy --border 2", "", true},
+    {"--mask grid:7 --function '1/(1+d)' --border 2", "", true},
+    {"--mask tree:tree3.txt --function 'exp(-0.3*d)' --border 6 --border-weight 2", "", true},
     {"--mask tree:tree9.txt --function 'exp(-d)' --causal", "direct", true},
     {"--mask tree:tree6.txt --function 'exp(-d)' --border 3", "", true},
     {"--mask tree:tree6.txt --function '1/(1+d)' --border 3", "", true},
@@ -63,6 +69,10 @@ void write_inputs(const Folder& folder) {
   std::vector<double> m = ramp(81, 0.3);
   for (double& entry : m) entry = 1.5 + entry;
   folder.array("m.npy", {9, 9}, m);
+  folder.array("m7.npy", {7, 7}, std::vector<double>(m.begin(), m.begin() + 49));
+  folder.array("f7.npy", {7, 2}, ramp(14, 0.5));
+  folder.array("table7.npy", {13}, ramp(13, 0.4));
+  folder.text("tree3.txt", "-1\n0\n0\n");
   folder.text("path9.txt", path_graph(9));
   folder.text("path7.txt", path_graph(7));
   folder.text("tree9.txt", "-1\n0\n0\n1\n1\n2\n2\n3\n3\n");

@@ -166,7 +166,7 @@ TEST_CASE("a tolerance that cannot be met leaves the old file, and says why") {
   const Outcome r = folder.run("fit --function table:noise.npy --distances 0:5000 --tolerance 1e-3 --output t.json");
   CHECK(r.code == 2);
   CHECK(r.out.empty());
-  CHECK(r.err.find("espalier: --tolerance: 1e-3 cannot be met: table is no short sum of exponentials: 5000 samples") == 0);
+  CHECK(r.err.find("espalier: --tolerance: 1e-3 cannot be met: noise.npy is no short sum of exponentials: 5000 samples") == 0);
   CHECK(text_of(folder.path("t.json")) == "old");
   CHECK(folder.names() == names);
   const Outcome elsewhere = folder.run("fit --function 'exp(-d)' --distances 0:9 --tolerance 1e-3 --output no_folder/t.json");

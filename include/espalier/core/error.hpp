@@ -32,6 +32,17 @@ class ESPALIER_EXPORT ValueError : public Error {
   ~ValueError() override;
 };
 
+// A function of a distance has no finite value at a distance that a mask has. The text begins with the function's name.
+class ESPALIER_EXPORT FunctionError : public ValueError {
+ public:
+  FunctionError(const std::string& function, const std::string& what);
+  ~FunctionError() override;
+  const std::string& function() const noexcept { return function_; }
+
+ private:
+  std::string function_;
+};
+
 // A file is malformed. line is 1-based; 0 where the format has no lines (binary files).
 class ESPALIER_EXPORT FormatError : public Error {
  public:

@@ -59,8 +59,9 @@ struct PolynomialExponential {  // f(d) = exp(-rate d) sum_k coefficients[k] d^k
 struct PiecewiseConstant {
   std::vector<double> breakpoints, values;
 };
-struct FunctionTable {  // f(d) = values[d] for integers 0 <= d < size; any other d is a ValueError
+struct FunctionTable {  // f(d) = values[d] for integers 0 <= d < size; any other d is a FunctionError
   std::vector<double> values;
+  std::string name = "table";
 };
 // Any callable; its derivatives are unknown, so it has no parameters. Must be safe to call from several threads.
 struct Callable {

@@ -20,6 +20,9 @@ struct GraphFile {
   Index nodes = 0;
   std::vector<Edge> edges;
   std::vector<std::string> warnings;
+  // The first line that gives an edge of negative weight; 0 where there is none.
+  Index negative_line = 0;
+  Edge negative{};
 };
 
 // Reads by the name's ending (before .gz): .mtx, .graph, .txt, .edges. nodes >= 0 adds isolated nodes at the end.

@@ -30,7 +30,7 @@ class ESPALIER_EXPORT FormArguments {
   // The text after "kind:" ("14x14", a file name); empty where there is none.
   virtual std::string operand() const = 0;
   // L where the caller knows it from other input (rows of X, queries x keys of attention): forms without a size of their own
-  // ("ones") use it. {0, 0}: unknown.
+  // ("ones") use it. Throws where nothing gives it.
   virtual std::pair<Index, Index> size() const = 0;
   virtual std::optional<std::string> text(const std::string& flag) = 0;  // value of --flag
   virtual std::optional<double> number(const std::string& flag) = 0;
@@ -40,7 +40,9 @@ class ESPALIER_EXPORT FormArguments {
   virtual FormArray array_file(const std::string& file) = 0;
   virtual std::shared_ptr<const Tree> tree_file(const std::string& file) = 0;  // reads --weights too, where the format needs it
   virtual std::shared_ptr<const Graph> graph_file(const std::string& file) = 0;  // reads --nodes too
-  virtual MaskOptions mask_options() = 0;                                        // --engine, --tolerance, ...
+  // FormatError with the edge's line in front of `why` ("expected >= 0 ...") where an edge of that file has a negative weight.
+  virtual void require_weights_not_negative(const std::string& file, const std::string& why) = 0;
+  virtual MaskOptions mask_options() = 0;  // --engine, --tolerance, ...
   // True while only `info` looks: builders may skip work that no report needs.
   virtual bool describe_only() const = 0;
   // True where the mask is added to scores (--bias): an entry of -inf then leaves the pair out; elsewhere entries are finite.
