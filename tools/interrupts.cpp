@@ -19,7 +19,7 @@ Interrupts::Interrupts() {
   // A shell's background jobs begin with SIGINT ignored, and ignored signals never arrive, blocked or not.
   signal(SIGINT, SIG_DFL);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);  // inherited by every thread made later
-  signal(SIGPIPE, SIG_IGN);                   // a closed standard output must not cost the files
+  signal(SIGPIPE, SIG_IGN);                   // a closed standard output is an error with a text, as a full one
   std::thread([this] { watch(); }).detach();
 }
 

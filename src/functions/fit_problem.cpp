@@ -222,7 +222,7 @@ Problem range_problem(const DistanceFunction& f, RealRange range, const FitOptio
   Problem p;
   copy_options(p, f, options);
   if (!(range.first >= 0 && range.last >= range.first) || !std::isfinite(range.last)) {
-    throw ValueError("fit_exponentials: the range is " + std::to_string(range.first) + " .. " + std::to_string(range.last) +
+    throw ValueError("fit_exponentials: the range is " + number_text(range.first) + " .. " + number_text(range.last) +
                      ", expected 0 <= first <= last, finite");
   }
   if (f.last_integer() >= 0)

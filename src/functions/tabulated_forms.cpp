@@ -53,7 +53,7 @@ class PiecewiseConstantState final : public State {
     }
     for (std::size_t k = 0; k < breakpoints_.size(); ++k) {
       if (!std::isfinite(breakpoints_[k]) || (k > 0 && !(breakpoints_[k] > breakpoints_[k - 1]))) {
-        throw ValueError("piecewise constant: breakpoint " + std::to_string(k) + " is " + std::to_string(breakpoints_[k]) +
+        throw ValueError("piecewise constant: breakpoint " + std::to_string(k) + " is " + number_text(breakpoints_[k]) +
                          ", expected finite numbers that ascend strictly");
       }
     }

@@ -4,6 +4,8 @@
 
 #include <espalier/core/error.hpp>
 
+#include "core/number_text.hpp"
+
 #include <Eigen/Eigenvalues>
 
 #include <algorithm>
@@ -180,7 +182,7 @@ void set_interval(Operator& op) {
   }
   // alpha = 4 / (high - low) must be a float above the subnormal range.
   if (!(op.high <= 1e37)) {
-    throw ValueError("DiffusionMask: the operator's spectrum reaches " + std::to_string(op.high) +
+    throw ValueError("DiffusionMask: the operator's spectrum reaches " + number_text(op.high) +
                      " (expected at most 1e37); scale the weights down and the time up");
   }
   if (op.high <= op.low) op.high = op.low + 1;  // an operator without edges: any interval holds its only eigenvalue

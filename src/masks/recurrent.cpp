@@ -12,6 +12,7 @@
 #include <string>
 
 #include "backend/recurrence.hpp"
+#include "core/number_text.hpp"
 #include "functions/decay_groups.hpp"
 
 namespace espalier {
@@ -27,7 +28,7 @@ void check_terms(const ExponentialSum& sum) {
       throw ValueError("RecurrentMask: a term is not finite or its power is not within 0 .. 16");
     }
     if (t.decay.real() < 0) {
-      throw ValueError("RecurrentMask: a term grows (decay " + std::to_string(t.decay.real()) + ", expected at least 0)");
+      throw ValueError("RecurrentMask: a term grows (decay " + number_text(t.decay.real()) + ", expected at least 0)");
     }
   }
 }

@@ -268,6 +268,25 @@ TEST_CASE("parameters are in the order of the members, and with_parameters leave
   CHECK(DistanceFunction(Callable{[](double d) { return d; }, "mine"}).name() == "mine");
 }
 
+TEST_CASE("a function without a value says whose and where") {
+  const auto text = [](const DistanceFunction& f, double d) -> std::string {
+    try {
+      (void)f(d);
+    } catch (const FunctionError& error) {
+      CHECK(error.function() == f.name());
+      return error.what();
+    }
+    return "no error";
+  };
+  CHECK(text(FunctionTable{{1, 2}}, 2) == "table: no value at d = 2, expected an integer from 0 to 1");
+  CHECK(text(FunctionTable{{1, 2}, "t.npy"}, 0.5) == "t.npy: no value at d = 0.5, expected an integer from 0 to 1");
+  const DistanceFunction table(FunctionTable{{1, 2}, "t.npy"});
+  const double other[] = {3, 4};
+  CHECK(text(table.with_parameters(other), -1) == "t.npy: no value at d = -1, expected an integer from 0 to 1");
+  CHECK(text(Rational{1, 2, 1}, -1e300) == "rational: defined for d >= 0, got -1e+300");
+  CHECK(text(PowerLaw{1, 1, 1}, -1) == "power law: defined for d > -width, got -1");
+}
+
 TEST_CASE("illegal parameters are refused") {
   for (const double bad : {kNan, kInfinity, -kInfinity}) {
     CHECK_THROWS_AS(DistanceFunction(Exponential{bad, 1}), ValueError);

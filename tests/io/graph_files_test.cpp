@@ -44,6 +44,22 @@ TEST_CASE("edge lists: header, comments, both directions, repeated edges") {
   CHECK(edges_of(parse_edge_list("", "g")) == "0:");
 }
 
+TEST_CASE("the first edge of negative weight is known by its line") {
+  const auto where = [](const GraphFile& g) {
+    return std::to_string(g.negative_line) + ": " + std::to_string(g.negative.u) + "-" + std::to_string(g.negative.v) + " " +
+           std::to_string(static_cast<int>(g.negative.weight));
+  };
+  CHECK(parse_edge_list("0 1\n1 2 0.5\n", "g").negative_line == 0);
+  // Edges are sorted by node, lines are not.
+  CHECK(where(parse_edge_list("# c\n5 4 -2\n0 1 -3\n", "g")) == "2: 5-4 -2");
+  // The same arc twice adds: what counts is the sum, where it is complete.
+  CHECK(parse_edge_list("0 1 -1\n0 1 2\n", "g").negative_line == 0);
+  CHECK(where(parse_edge_list("0 1 1\n2 3\n0 1 -8\n", "g")) == "3: 0-1 -7");
+  CHECK(where(parse_matrix_market("%%MatrixMarket matrix coordinate real symmetric\n3 3 2\n2 1 1\n3 1 -4\n", "g")) ==
+        "4: 2-0 -4");
+  CHECK(where(parse_metis("3 2 1\n2 1\n1 1 3 -6\n2 -6\n", "g")) == "3: 1-2 -6");
+}
+
 TEST_CASE("edge lists: malformed files name the line") {
   const std::pair<std::string, std::string> cases[] = {
       {"0 1 1\n1 0 2\n",

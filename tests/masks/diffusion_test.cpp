@@ -1,6 +1,7 @@
 // Diffusion masks against a dense exponential of the test's own: laws, certificates, semigroup, gradients, errors.
 // SPDX-License-Identifier: Apache-2.0
 #include <espalier/core/error.hpp>
+#include <espalier/masks/causal.hpp>
 #include <espalier/masks/diffusion.hpp>
 
 #include <doctest/doctest.h>
@@ -237,7 +238,12 @@ TEST_CASE("wrong times, weights and engines are refused") {
   const es::DiffusionMask<float> exact(graph, 1, Op::laplacian, {.tolerance = 0});
   CHECK(exact.report({}).engine == "eigen");
   const auto large = graph_named("path", 1025);
-  CHECK_THROWS_AS(es::DiffusionMask<float>(large, 1, Op::laplacian, {.tolerance = 0}).report({}), es::ValueError);
+  const auto inexact =
+      std::make_shared<const es::DiffusionMask<float>>(large, 1, Op::laplacian, es::MaskOptions{.tolerance = 0});
+  CHECK_THROWS_WITH_AS((void)inexact->report({}),
+                       "no exact engine can run this product; 'chebyshev' would, with a tolerance above 0", es::ValueError);
+  // A matrix that is formed by an engine that there is not is no exact one either.
+  CHECK_THROWS_AS((void)es::CausalMask<float>(inexact, 0, {.tolerance = 0}).report({}), es::ValueError);
 }
 
 TEST_CASE("the reference loop for large graphs equals known eigendecompositions") {
