@@ -100,7 +100,8 @@ std::vector<MaskPointer<T>> build_dense(FormArguments& arguments) {
                       "element " + std::to_string(p) + " is not finite (expected finite entries" +
                           (arguments.additive() ? ", or -inf for pairs left out)" : ")"));
   }
-  if (a.shape.size() != 2) throw ShapeError(arguments.operand(), std::to_string(a.shape.size()) + " dimensions", "2");
+  if (a.shape.size() != 2)
+    throw FormatError(arguments.operand(), 0, std::to_string(a.shape.size()) + " dimensions (expected 2, a matrix)");
   return {std::make_shared<DenseMask<T>>(MatrixView<const double>(a.values.data(), a.shape[0], a.shape[1]),
                                          arguments.mask_options())};
 }

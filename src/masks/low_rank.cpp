@@ -199,7 +199,7 @@ namespace {
 
 FormArray factor(FormArguments& arguments, const std::string& file) {
   FormArray a = arguments.array_file(file);
-  if (a.shape.size() != 2) throw ShapeError(file, std::to_string(a.shape.size()) + " dimensions", "2 (L x r)");
+  if (a.shape.size() != 2) throw FormatError(file, 0, std::to_string(a.shape.size()) + " dimensions (expected 2, L x r)");
   return a;
 }
 
@@ -214,8 +214,9 @@ std::vector<MaskPointer<T>> build_low_rank(FormArguments& arguments) {
   const std::string file = operand.substr(comma + 1);
   const FormArray g = factor(arguments, file);
   if (g.shape[1] != f.shape[1]) {
-    throw ShapeError(file, std::to_string(g.shape[1]) + " columns",
-                     std::to_string(f.shape[1]) + " as in " + operand.substr(0, comma));
+    throw FormatError(file, 0,
+                      std::to_string(g.shape[1]) + " columns (expected " + std::to_string(f.shape[1]) + " as " +
+                          operand.substr(0, comma) + " has)");
   }
   const MatrixView<const double> right(g.values.data(), g.shape[0], g.shape[1]);
   return {std::make_shared<LowRankMask<T>>(left, right, arguments.mask_options())};

@@ -113,7 +113,13 @@ const std::vector<BadCase> cases = {
     {multiply + "--mask ones --border 1 --border-weight 1,2",
      "--border-weight: 2 numbers (expected one, or row,column,corner)"},
     {multiply + "--mask ones --causal=bottom-right", "--causal: 'bottom-right'"},
-    {multiply + "--mask dense:x.npy", "dimensions"},
+    {multiply + "--mask dense:x.npy", "espalier: x.npy: 1 dimensions (expected 2, a matrix)"},
+    {multiply + "--mask low-rank:x.npy", "espalier: x.npy: 1 dimensions (expected 2, L x r)"},
+    {multiply + "--mask low-rank:q.npy,v.npy", "espalier: v.npy: 3 columns (expected 2 as q.npy has)"},
+    {multiply + "--mask grid:5 --table cube3.npy",
+     "(expected [3, 5, c]: cube3.npy has shape [3, 9], one table a head of grid:5)"},
+    {multiply + "--mask grid:100000x100000x100000 --function d", "--mask: the table of offsets would have more than"},
+    {multiply + "--mask graph:g.txt --time 1 --border 5 --kernel heat", "--kernel: 'heat' is not available yet"},
     {multiply + "--mask dense:infinite.npy", "infinite.npy: element 1 is not finite"},
     {multiply + "--mask dense:", "--mask: a file's name is missing after the colon"},
     {multiply + "--mask tree:t.nwk", "--function"},
@@ -288,6 +294,7 @@ TEST_CASE("every mistake has its exit code and text, and changes nothing") {
   folder.array("short.npy", {2}, std::vector<double>(2, 1));
   folder.array("infinite.npy", {2, 2}, std::vector<double>{1, 1.0 / 0.0, 1, 1});
   folder.array("negative.npy", {5, 5}, std::vector<double>(25, -1));
+  folder.array("cube3.npy", {3, 9}, std::vector<double>(27, 1));
   folder.array("cube.npy", {1, 1, 2, 2}, std::vector<double>(4, 1));
   folder.array("integers.npy", {5}, std::vector<std::int64_t>(5, 1));
   const std::string whole = text_of(folder.path("x.npy"));
