@@ -134,7 +134,7 @@ template Report chosen_engine<double>(Run&, BuiltMask<double>&, Shape);
 template <class T>
 std::vector<Report> listed_engines(Run& run, const BuiltMask<T>& mask, Shape shape) {
   std::vector<Report> all = mask.heads[0]->engines(shape);
-  // A causal order runs on tiles alone, whatever is inside.
+  // A causal order runs on tiles, whatever is inside.
   if (run.engine() != "auto" || mask.border == 0 || mask.wrapped_shift) return all;
   const auto find = [&](const std::string& name) {
     return std::find_if(all.begin(), all.end(), [&](const Report& r) { return r.engine == name; });
