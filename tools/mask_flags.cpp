@@ -27,7 +27,8 @@ const MaskForm& find_form(const std::vector<MaskForm>& forms, const std::string&
     if (form.kind == kind) return form;
     known += (known.empty() ? "" : ", ") + form.kind;
   }
-  throw FlagError(role, "'" + text + "' is no form of a mask (expected one of " + known + ", then ':' and what it needs)");
+  throw FlagError(role,
+                  "'" + shortened(text) + "' is no form of a mask (expected one of " + known + ", then ':' and what it needs)");
 }
 
 BorderWeights border_weights(const std::optional<std::string>& text, const std::string& flag, double standard) {
@@ -63,7 +64,8 @@ class FlagArguments final : public FormArguments {
       const auto first = at + 2;
       const auto end = std::min(text.find_first_not_of("abcdefghijklmnopqrstuvwxyz-", first), text.size());
       const std::string name = text.substr(first, end - first);
-      if (run_->flags.declared(flag_name(name))) text.replace(first, name.size(), flag_name(name));
+      const bool word = at == 0 || text[at - 1] == ' ';  // not in a file's name
+      if (word && run_->flags.declared(flag_name(name))) text.replace(first, name.size(), flag_name(name));
     }
     return text;
   }

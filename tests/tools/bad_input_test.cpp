@@ -222,6 +222,9 @@ const std::vector<BadCase> cases = {
      "x9000.npy: 9000 rows (expected 5 from tree:t.nwk; check that the file belongs to the mask)"},
     // flags of a bias beside a mask carry its name
     {softmax + "--mask ones --bias grid:5", "--bias-function: is missing (expected --bias-function F or --bias-table T.npy"},
+    {softmax + "--mask ones --bias grid:4 --bias-table my--table.npy",
+     "--bias-table: my--table.npy: 9 (expected 7 for grid:4, or one table a head: H x 7)"},
+    {multiply + "--mask '" + long_sum + "'", "...' is no form of a mask"},
     {softmax + "--mask ones --bias tree:five.txt", "--bias-function: is missing (expected a function of the path length d)"},
     {softmax + "--mask ones --bias grid:5 --bias-function d --bias-table table.npy", "--bias-table: excludes --bias-function"},
     {softmax + "--mask ones --bias grid:5 --bias-function '1/d'", "--bias-function: 1/d: not finite at the distance 0"},
@@ -291,6 +294,7 @@ TEST_CASE("every mistake has its exit code and text, and changes nothing") {
   folder.array("long.npy", {7, 2}, std::vector<double>(14, 1));
   folder.array("longv.npy", {7, 3}, std::vector<double>(21, 1));
   folder.array("table.npy", {9}, std::vector<double>(9, 1));
+  folder.array("my--table.npy", {9}, std::vector<double>(9, 1));
   folder.array("short.npy", {2}, std::vector<double>(2, 1));
   folder.array("infinite.npy", {2, 2}, std::vector<double>{1, 1.0 / 0.0, 1, 1});
   folder.array("negative.npy", {5, 5}, std::vector<double>(25, -1));
