@@ -218,6 +218,7 @@ void AttentionRun<T>::linear() {
   }
   run_.report["floored_rows"] = result.floored_rows;
   run_.report["features"] = features;
+  take_bounds(masks[0].engines(shape), chosen);
   finish(chosen, engines, m ? m->text : "ones");
 }
 

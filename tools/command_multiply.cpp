@@ -76,7 +76,7 @@ void multiply(Run& run, const NpyArray& input, const std::string& in_path, const
   if (causal) make_causal(run, mask, 0);
 
   const Shape shape{.columns = s.columns, .rank = 0, .heads = 1};
-  const Report chosen = chosen_engine(run, mask, shape);
+  Report chosen = chosen_engine(run, mask, shape);
   const std::vector<T> x = convert<T>(input);
   std::vector<T> y(static_cast<std::size_t>(heads * y_rows * s.columns));
   const Context<Cpu> context = run.context();
@@ -90,6 +90,7 @@ void multiply(Run& run, const NpyArray& input, const std::string& in_path, const
   });
   std::vector<Index> out_shape = input.shape;
   if (!s.grid) out_shape[s.row_axis] = y_rows;
+  take_bounds(mask.heads[0]->engines(shape), chosen);
   run.describe(chosen, listed_engines(run, mask, shape), heads);
   run.report["mask"] = mask.text;
   run.report["size"] = y_rows == x_rows ? nlohmann::json(y_rows) : nlohmann::json({mask.rows(), mask.cols()});

@@ -118,7 +118,7 @@ void write_row(Run& run, const std::string& path, Precision precision) {
   const Index rows = mask.rows(), cols = mask.cols();
   const auto heads = static_cast<Index>(mask.heads.size());
   const Shape shape{.columns = 1, .rank = 0, .heads = 1};
-  const Report chosen = chosen_engine(run, mask, shape);
+  Report chosen = chosen_engine(run, mask, shape);
   std::vector<T> unit(static_cast<std::size_t>(rows)), row(static_cast<std::size_t>(heads * cols));
   unit[static_cast<std::size_t>(i)] = T(1);
   const Context<Cpu> context = run.context();
@@ -137,6 +137,7 @@ void write_row(Run& run, const std::string& path, Precision precision) {
         heads > 1 || (!mask.sources.grid.empty() && mask.sources.table_shape.size() > mask.sources.grid.size());
     run.outputs.fill_npy(path, per_head ? std::vector<Index>{heads, cols} : std::vector<Index>{cols}, row.data());
   }
+  take_bounds(mask.heads[0]->engines(shape), chosen);
   run.describe(chosen, listed_engines(run, mask, shape), heads);
   run.report["mask"] = mask.text;
   run.report["size"] = rows == cols ? nlohmann::json(rows) : nlohmann::json({rows, cols});

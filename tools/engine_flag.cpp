@@ -131,17 +131,35 @@ Report chosen_engine(Run& run, BuiltMask<T>& mask, Shape shape) {
 template Report chosen_engine<float>(Run&, BuiltMask<float>&, Shape);
 template Report chosen_engine<double>(Run&, BuiltMask<double>&, Shape);
 
+namespace {
+
+// The engines that every head has, as the first one tells of them: tables differ.
+template <class T>
+std::vector<Report> common_engines(const std::vector<MaskPointer<T>>& heads, Shape shape) {
+  std::vector<Report> all = heads[0]->engines(shape);
+  for (std::size_t h = 1; h < heads.size(); ++h) {
+    const std::vector<Report> other = heads[h]->engines(shape);
+    std::erase_if(all, [&](const Report& r) {
+      return std::none_of(other.begin(), other.end(), [&](const Report& o) { return o.engine == r.engine; });
+    });
+  }
+  return all;
+}
+
+}  // namespace
+
 template <class T>
 std::vector<Report> listed_engines(Run& run, const BuiltMask<T>& mask, Shape shape) {
-  std::vector<Report> all = mask.heads[0]->engines(shape);
+  std::vector<Report> all = common_engines(mask.heads, shape);
   // A causal order runs on tiles, whatever is inside.
   if (run.engine() != "auto" || mask.border == 0 || mask.wrapped_shift) return all;
   const auto find = [&](const std::string& name) {
     return std::find_if(all.begin(), all.end(), [&](const Report& r) { return r.engine == name; });
   };
-  const std::vector<Report> inside = mask.layers[0]->engines(shape);
-  const auto chosen = find(inside.front().engine);
-  const double border = chosen == all.end() ? 0 : chosen->predicted_seconds - inside.front().predicted_seconds;
+  const std::vector<Report> inside = common_engines(mask.inside, shape);
+  const Report inner = mask.inside[0]->report(shape);
+  const auto chosen = find(inner.engine);
+  const double border = chosen == all.end() ? 0 : chosen->predicted_seconds - inner.predicted_seconds;
   for (Report r : inside) {
     if (find(r.engine) != all.end()) continue;
     r.predicted_seconds += std::max(0.0, border);

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <memory>
 #include <mutex>
+#include <numbers>
 
 namespace espalier::tools {
 
@@ -40,6 +41,9 @@ DistanceFunction distance_expression(const std::string& text, const std::string&
     expression->parser.DefineFun("floor", floor_of);
     expression->parser.DefineFun("erf", erf_of);
     expression->parser.DefineFun("log", log_of);
+    // The parser's own pi is good to 13 digits (2.3.3).
+    expression->parser.DefineConst("_pi", std::numbers::pi);
+    expression->parser.DefineConst("_e", std::numbers::e);
     expression->parser.DefineVar("d", &expression->d);
     expression->parser.SetExpr(text);
     (void)expression->parser.Eval();

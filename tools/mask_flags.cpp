@@ -54,8 +54,17 @@ BorderWeights border_weights(const std::optional<std::string>& text, const std::
 // One mask's view of the flags.
 class FlagArguments final : public FormArguments {
  public:
-  FlagArguments(Run& run, const MaskRequest& request, std::string operand, Index border)
-      : run_(&run), request_(&request), operand_(std::move(operand)), border_(border) {}
+  // A causal order around a graph's kernel keeps a part of its matrix: bounds relative to that part are up to some 2 (1 + log2
+  // L) times the kernel's, which is therefore made `exactness` times as well, but not beyond what double can show.
+  struct Tolerance {
+    double standard = 0, exactness = 1;
+    double operator()(double wanted) const {
+      const double t = wanted < 0 ? standard : wanted;
+      return exactness > 1 && t > 1e-14 ? std::max(1e-14, t / exactness) : wanted;
+    }
+  };
+  FlagArguments(Run& run, const MaskRequest& request, std::string operand, Index border, Tolerance tolerance)
+      : run_(&run), request_(&request), operand_(std::move(operand)), border_(border), tolerance_(tolerance) {}
 
   std::string flag_name(const std::string& name) const { return request_->prefixed ? request_->role + "-" + name : name; }
   // Forms name flags without the role: "--distance: ..." may be about --bias-distance.
@@ -148,6 +157,7 @@ class FlagArguments final : public FormArguments {
     } else if (border_ > 0 || request_->wrapped) {
       options.engine = "auto";
     }
+    options.tolerance = tolerance_(options.tolerance);
     return options;
   }
   bool describe_only() const override { return request_->describe_only; }
@@ -184,6 +194,7 @@ class FlagArguments final : public FormArguments {
   const MaskRequest* request_;
   std::string operand_;
   Index border_;
+  Tolerance tolerance_;
 };
 
 // Runs the form's functions; errors without a file or flag get the mask's flag in front.
@@ -288,11 +299,15 @@ BuiltMask<T> build_mask(Run& run, const MaskRequest& request) {
   built.border = run.flags.integer(prefix + "border", 0, kMostBorder).value_or(0);
   const auto weight_text = built.border > 0 ? run.flags.text(prefix + "border-weight") : std::nullopt;
   const auto weights = border_weights(weight_text, prefix + "border-weight", request.role == "bias" ? 0.0 : 1.0);
-  FlagArguments arguments(run, request, colon == std::string::npos ? "" : built.text.substr(colon + 1), built.border);
+  const FlagArguments::Tolerance tolerance{sizeof(T) == sizeof(float) ? 1e-6 : 1e-12,
+                                           request.wrapped && form.kind == "graph" ? 64.0 : 1.0};
+  FlagArguments arguments(run, request, colon == std::string::npos ? "" : built.text.substr(colon + 1), built.border,
+                          tolerance);
   run.set_up_seconds(seconds_of([&] {
     built.heads = run_builder<T>(form, arguments);
     if (built.heads.empty()) throw FlagError(request.role, built.text + " has no head");
     if (request.square) require_square(arguments.sources, built.rows(), built.cols());
+    built.inside = built.heads;
     built.layers = {built.heads[0]};
     if (built.border > 0) {
       MaskOptions options = request.options.value_or(run.mask_options());

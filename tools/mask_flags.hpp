@@ -65,6 +65,7 @@ struct BuiltMask {
   bool causal = false;                 // the form itself took care of the causal order
   MaskRequest request;                 // what it was built from
   std::vector<MaskPointer<T>> layers;  // of the first head: the form's mask, then what is put around it
+  std::vector<MaskPointer<T>> inside;  // of every head, the form's mask
   std::optional<Index> wrapped_shift;  // of the order that make_causal put around it
   double entry_error = 0;              // of entries of a graph's kernel, relative to its norm; known after need_entries
   Index rows() const { return heads.front()->rows(); }

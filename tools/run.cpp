@@ -43,6 +43,15 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+void take_bounds(const std::vector<Report>& engines, Report& chosen) {
+  if (!chosen.certificate) return;
+  for (const Report& r : engines) {
+    if (r.engine != chosen.engine) continue;
+    chosen.certificate = r.certificate;
+    chosen.warnings = r.warnings;
+  }
+}
+
 std::string certificate_text(const Report& report) {
   if (!report.certificate) return "exact";
   const Certificate& c = *report.certificate;

@@ -81,6 +81,9 @@ class Run {
 // Declares the flags that Run reads.
 void add_common_flags(Flags& flags);
 
+// Bounds that an engine knows only after a product: from what it says of itself now.
+void take_bounds(const std::vector<Report>& engines, Report& chosen);
+
 // "exact", or the bound that counts.
 std::string certificate_text(const Report& report);
 

@@ -7,7 +7,13 @@
 #include "backend/elementwise.hpp"
 #include "masks/composition.hpp"
 
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
 #include <mutex>
+#include <optional>
+#include <vector>
 
 namespace espalier {
 
@@ -31,26 +37,92 @@ void over_unit_columns(Index size, const F& f) {
   }
 }
 
+// What an inner certificate says of a formed matrix M~ of which the entries with j - i <= shift are kept, E = M~ - M. It bounds
+// E before anything is left out: ||E||_2 by norm, each |E_ij| by norm or entry, each row's sum of |E_ij| by all of them. The
+// bounds are taken relative to what is kept of M~, less E itself. Leaving out a triangle multiplies a spectral norm by at most
+// 1 + ceil(log2 n) (halves: the blocks on the diagonal by recursion, the one beside them as it is); n counts the shift.
+template <class T>
+Certificate kept_certificate(const Certificate& inner, const T* values, Index rows, Index cols, Index shift) {
+  constexpr double kNone = std::numeric_limits<double>::infinity();
+  double largest = 0, row_sum = 0;
+  std::vector<double> column_sum(static_cast<std::size_t>(cols), 0.0);
+  for (Index i = 0; i < rows; ++i) {
+    double sum = 0;
+    for (Index j = 0; j < cols; ++j) {
+      const double m = std::abs(static_cast<double>(values[i * cols + j]));
+      largest = std::max(largest, m);
+      sum += m;
+      column_sum[static_cast<std::size_t>(j)] += m;
+    }
+    row_sum = std::max(row_sum, sum);
+  }
+  const double most_in_column = cols > 0 ? *std::max_element(column_sum.begin(), column_sum.end()) : 0;
+  // A relative bound as an absolute one: |E| <= r |M| <= r |M~| / (1 - r).
+  const auto absolute = [](const std::optional<double>& r, double size) { return r && *r < 1 ? *r / (1 - *r) * size : kNone; };
+  const double spectral = absolute(inner.norm, std::sqrt(row_sum * most_in_column));
+  const double entry = std::min(spectral, absolute(inner.entry, largest));
+
+  double kept_largest = 0, kept_norm = 0, worst_row = 0;
+  for (Index i = 0; i < rows; ++i) {
+    const Index count = std::clamp<Index>(i + shift + 1, 0, cols);
+    double sum = 0, all = 0, squares = 0;
+    for (Index j = 0; j < cols; ++j) {
+      const double m = std::abs(static_cast<double>(values[i * cols + j]));
+      all += m;
+      if (j >= count) continue;
+      kept_largest = std::max(kept_largest, m);
+      sum += m;
+      squares += m * m;
+    }
+    kept_norm = std::max(kept_norm, std::sqrt(squares));
+    const auto n = static_cast<double>(count);
+    const double error = std::min({std::sqrt(n) * spectral, n * entry, absolute(inner.row, all)});
+    if (error > 0) worst_row = std::max(worst_row, sum > error ? error / (sum - error) : kNone);
+  }
+  const auto relative = [](double error, double size) {
+    return size > error && error / (size - error) < 1 ? std::optional(error / (size - error)) : std::nullopt;
+  };
+  Certificate kept;
+  kept.estimated = inner.estimated;
+  kept.entry = relative(entry, kept_largest);
+  if (worst_row < 1) kept.row = worst_row;
+  if (spectral < kNone && kept_norm > spectral) {
+    const double reach = static_cast<double>(std::max(rows, cols) + std::abs(shift));
+    const double norm = (1 + std::ceil(std::log2(std::max(1.0, reach)))) * spectral / (kept_norm - spectral);
+    if (norm < 1) kept.norm = norm;
+  }
+  return kept;
+}
+
 }  // namespace
 
 template <class T, class B>
 class CausalMask<T, B>::Formed {
  public:
   // The inner matrix, rows x cols; formed by the first who asks.
-  const T* values(const Mask<T, B>& inner) {
+  const T* values(const Mask<T, B>& inner, Index shift) {
     std::call_once(once_, [&] {
       const Index rows = inner.rows(), cols = inner.cols();
+      const auto certificate = inner.report({.columns = std::min(kUnitColumns, cols)}).certificate;
       backend::Buffer<T, B> all(rows * cols);
       over_unit_columns<T, B>(
           cols, [&](Index j, MatrixView<T, B> unit) { inner.multiply(unit, all.matrix(rows, cols).columns(j, unit.cols)); });
       values_ = std::move(all);
+      if (certificate) certificate_ = kept_certificate(*certificate, values_.data(), rows, cols, shift);
+      known_.store(true, std::memory_order_release);
     });
     return values_.data();
+  }
+  // Empty until the matrix is formed.
+  std::optional<Certificate> certificate() const {
+    return known_.load(std::memory_order_acquire) ? certificate_ : std::nullopt;
   }
 
  private:
   std::once_flag once_;
+  std::atomic<bool> known_{false};
   backend::Buffer<T, B> values_;
+  std::optional<Certificate> certificate_;
 };
 
 template <class T, class B>
@@ -81,7 +153,7 @@ Entries<T, B> CausalMask<T, B>::entries() const {
     e.kind = EntryKind::dense;
     e.rows = this->rows();
     e.cols = this->cols();
-    e.values = formed_->values(*inner_);
+    e.values = formed_->values(*inner_, shift_);
     e.values_stride = this->cols();
   } else {
     e = inner_->entries();
@@ -161,9 +233,16 @@ std::vector<Report> CausalMask<T, B>::candidates(Shape shape) const {
     r.reason += "; the inner mask has no entries by tile, its matrix is formed once";
     const auto one = chosen<T, B>(inner_, {.columns = kUnitColumns});
     if (one.empty()) return {};  // nothing that the matrix could be made by
-    // The matrix is what the inner engine computes: its bounds on entries hold, those on rows and norms do not.
-    r.certificate = one.front().certificate;
-    if (r.certificate) r.certificate->row.reset(), r.certificate->norm.reset();
+    if (one.front().certificate) {
+      r.certificate = formed_->certificate();
+      if (!r.certificate) {
+        r.certificate = Certificate{};
+        r.reason += " (its error bounds are known from then on)";
+      } else if (!(r.certificate->norm.value_or(1) <= this->tolerance() ||
+                   r.certificate->row.value_or(1) <= this->tolerance())) {
+        r.warnings.push_back("the bounds of what is kept are above the tolerance: use a smaller one for the inner mask");
+      }
+    }
     r.extra_bytes += one.front().extra_bytes;
     r.extra_bytes += sizeof(T) * static_cast<std::size_t>(this->rows() * this->cols() * 2 + this->cols() * kUnitColumns);
   }

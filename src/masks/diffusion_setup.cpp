@@ -197,6 +197,33 @@ Decomposition decompose(const Operator& op) {
   return d;
 }
 
+namespace {
+
+// For each node the first node of its connected component, over edges that weigh something.
+std::vector<Index> components(const Operator& op) {
+  const auto row_start = op.graph->row_start();
+  const auto neighbours = op.graph->col_index();
+  std::vector<Index> first(static_cast<std::size_t>(op.graph->nodes()), -1), open;
+  for (Index root = 0; root < op.graph->nodes(); ++root) {
+    if (first[static_cast<std::size_t>(root)] >= 0) continue;
+    first[static_cast<std::size_t>(root)] = root;
+    open.assign(1, root);
+    while (!open.empty()) {
+      const auto i = static_cast<std::size_t>(open.back());
+      open.pop_back();
+      for (auto p = static_cast<std::size_t>(row_start[i]); p < static_cast<std::size_t>(row_start[i + 1]); ++p) {
+        const auto j = static_cast<std::size_t>(neighbours[p]);
+        if (op.weights[p] == 0 || first[j] >= 0) continue;
+        first[j] = root;
+        open.push_back(static_cast<Index>(j));
+      }
+    }
+  }
+  return first;
+}
+
+}  // namespace
+
 std::vector<double> dense_kernel(const Operator& op, const Decomposition& d, double time, bool derivative) {
   const auto n = static_cast<Index>(d.values.size());
   const Eigen::Map<const Matrix> u(d.vectors.data(), n, n);
@@ -209,6 +236,20 @@ std::vector<double> dense_kernel(const Operator& op, const Decomposition& d, dou
   if (!op.left.empty()) {
     const Eigen::Map<const Eigen::VectorXd> left(op.left.data(), n), right(op.right.data(), n);
     m = left.asDiagonal() * m * right.asDiagonal();
+  }
+  if (time == 0 && !derivative) m.setIdentity();
+  // What is known to be zero or positive is made so: attention divides by sums of entries, and rounding may be all of such a
+  // sum.
+  const std::vector<Index> component = components(op);
+  const bool positive = std::all_of(op.weights.begin(), op.weights.end(), [](double w) { return w >= 0; });
+  for (Index i = 0; i < n; ++i) {
+    for (Index j = 0; j < n; ++j) {
+      if (component[static_cast<std::size_t>(i)] != component[static_cast<std::size_t>(j)]) {
+        m(i, j) = 0;
+      } else if (positive && !derivative) {
+        m(i, j) = std::max(0.0, m(i, j));
+      }
+    }
   }
   return {m.data(), m.data() + n * n};
 }

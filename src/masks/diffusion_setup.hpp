@@ -64,6 +64,7 @@ struct Decomposition {
 };
 Decomposition decompose(const Operator& op);
 // Rows of diag(left) U diag(f) Uᵀ diag(right), row-major n x n, with f_k = exp(-t values_k), or its derivative in t.
+// Between components exactly 0; the kernel of weights >= 0 nowhere negative.
 std::vector<double> dense_kernel(const Operator& op, const Decomposition& d, double time, bool derivative);
 
 }  // namespace espalier::diffusion

@@ -5,6 +5,7 @@
 
 #include "backend/elementwise.hpp"
 #include "backend/fft.hpp"
+#include "backend/rows.hpp"
 #include "backend/transfers.hpp"
 #include "core/compiled_backend.hpp"
 #include "masks/grid_cost.hpp"
@@ -68,6 +69,11 @@ class GridMask<T, B>::State {
   }
   const backend::PlacedRows<B>& class_rows(const Context<B>& context) const {
     return class_rows_.get(context, [&] { return backend::PlacedRows<B>(classes().offsets, context); });
+  }
+
+  // Causal on several axes: what comes first is the raster's order, which ends within patches and rows.
+  bool raster_order() const {
+    return causal && std::count_if(sizes.begin(), sizes.end(), [](Index n) { return n > 1; }) > 1;
   }
 
   std::vector<Index> sizes;
@@ -277,7 +283,12 @@ std::vector<Report> GridMask<T, B>::watched_candidates(Shape shape, const Progre
   for (const auto& engine : values_->engines) {
     double best = all.front().predicted_seconds;
     for (const Report& r : all) best = std::min(best, r.predicted_seconds);
+    const std::size_t known = all.size();
     engine->add_candidates(shape, best, all, SetUpWatch(progress));
+    // grid_row_sizes holds the table three times.
+    for (std::size_t k = known; shape.rank > 0 && state_->raster_order() && k < all.size(); ++k) {
+      all[k].extra_bytes += 3 * sizeof(double) * static_cast<std::size_t>(state_->table_size);
+    }
   }
   return all;
 }
@@ -351,12 +362,21 @@ void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRank
   const Shape shape{.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)};
   set_up(shape, context);
   if (this->runs_by_tiles(shape)) return this->low_rank_by_tiles(in, out, transpose, context);
-  const std::string engine = this->report(shape).engine;
-  if (engine == "fft") {
-    return state_->fft().multiply_low_rank(values_->spectrum(*state_, context), in, out, transpose, context);
+  const Report chosen = this->report(shape);
+  if (chosen.engine == "fft") {
+    state_->fft().multiply_low_rank(values_->spectrum(*state_, context), in, out, transpose, context);
+    if (!out.row_sum) return;
+    const auto noise = backend::toeplitz_fft_noise(state_->sizes, values_->table, std::numeric_limits<T>::epsilon());
+    return backend::clear_noise<T, B>(noise, {}, in.a, in.b, out.row_sum, context);
   }
   if constexpr (std::is_same_v<B, Cpu>) {
-    values_->engine(engine)->multiply_low_rank(engine, in, out, transpose, context);
+    values_->engine(chosen.engine)->multiply_low_rank(chosen.engine, in, out, transpose, context);
+    // Zeros of raster order are sums that cancel, up to the row error.
+    if (!out.row_sum || !state_->raster_order() || !chosen.certificate || !chosen.certificate->row) return;
+    std::vector<double> sizes = grid_row_sizes(state_->sizes, values_->table);
+    if (transpose) std::reverse(sizes.begin(), sizes.end());
+    backend::clear_noise<T, B>({.of_largest = *chosen.certificate->row + 4 * chosen.rounding_estimate},
+                               {sizes.data(), state_->length}, in.a, in.b, out.row_sum, context);
   }
 }
 

@@ -189,6 +189,35 @@ void finish_grid_table(bool causal, std::vector<double>& table) {
   }
 }
 
+std::vector<double> grid_row_sizes(const std::vector<Index>& sizes, const std::vector<double>& table) {
+  // Along axis t row i reads the offsets i - (n - 1) .. i, entries i .. i + n - 1: one axis after the other, 2 n - 1 entries
+  // become n sums over n of them. What is left: rows before the axis (windows already) and entries of the axes after it.
+  std::vector<double> sums(table.size()), next;
+  std::transform(table.begin(), table.end(), sums.begin(), [](double t) { return std::abs(t); });
+  Index before = 1, after = static_cast<Index>(table.size());
+  for (const Index n : sizes) {
+    const Index wide = 2 * n - 1;
+    after /= wide;
+    next.assign(static_cast<std::size_t>(before * n * after), 0.0);
+    std::vector<double> prefix(static_cast<std::size_t>(wide + 1));
+    for (Index b = 0; b < before; ++b) {
+      for (Index a = 0; a < after; ++a) {
+        for (Index o = 0; o < wide; ++o) {
+          prefix[static_cast<std::size_t>(o + 1)] =
+              prefix[static_cast<std::size_t>(o)] + sums[static_cast<std::size_t>((b * wide + o) * after + a)];
+        }
+        for (Index i = 0; i < n; ++i) {
+          next[static_cast<std::size_t>((b * n + i) * after + a)] =
+              prefix[static_cast<std::size_t>(i + n)] - prefix[static_cast<std::size_t>(i)];
+        }
+      }
+    }
+    sums.swap(next);
+    before *= n;
+  }
+  return sums;
+}
+
 namespace {
 
 SequenceValues sequence_values(const std::vector<double>& table, const std::optional<DistanceFunction>& f,

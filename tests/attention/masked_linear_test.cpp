@@ -12,6 +12,7 @@
 
 #include "support/attention_reference.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -420,6 +421,94 @@ TEST_CASE("zero denominators give zero rows, counted, with zero gradients") {
   es::masked_linear_attention_vjp(sq.view, sk.view, sv.view, {}, out.view, den.view, sv.view, {.q = qb.view});
   CHECK(qb.view.matrix(0, 0)(2, 0) == 0);
   CHECK(qb.view.matrix(0, 0)(1, 0) != 0);
+}
+
+// Where a mask gives a row no weight at all, a transform leaves its rounding in the place of the sum 0.
+TEST_CASE_TEMPLATE("rows that the mask gives no weight are 0 and counted by every engine, gradients too", T, float, double) {
+  // A band of offsets 3 .. 8: the first 3 rows see nothing.
+  const Index n = 600;
+  std::vector<double> table(2 * n - 1, 0.0);
+  for (Index o = 3; o <= 8; ++o) table[static_cast<std::size_t>(n - 1 + o)] = 0.2 * static_cast<double>(o);
+  const Tensor q = random_tensor(2, 1, n, 6, 1, true), k = random_tensor(2, 1, n, 6, 2, true), v = random_tensor(2, 1, n, 5, 3),
+               bar = random_tensor(2, 1, n, 5, 4);
+  std::vector<std::int64_t> counts = {n, 5};
+  std::vector<std::vector<T>> results;
+  for (const char* engine : {"direct", "fft"}) {
+    const auto known = es::GridMask<T>({n}, table).engines({.columns = 5, .rank = 6});
+    if (std::none_of(known.begin(), known.end(), [&](const es::Report& r) { return r.engine == engine; })) continue;
+    es::GridOptions options;
+    options.engine = engine;
+    const es::GridMask<T> mask({n}, table, options);
+    Stored<T> sq(q), sk(k), sv(v), sbar(bar), out(2, 1, n, 5), den(2, 1, n, 1), qb(2, 1, n, 6), kb(2, 1, n, 6), vb(2, 1, n, 5);
+    std::vector<T> tb(table.size());
+    const es::LinearOptions linear{.key_counts = {counts.data(), 2}};
+    const auto result = es::masked_linear_attention(sq.view, sk.view, sv.view, mask, out.view, den.view, linear);
+    CHECK(result.floored_rows == 3 + 3);  // in the second entry queries beyond the count are not rows
+    for (const Index b : {Index{0}, Index{1}}) {
+      for (const Index i : {Index{0}, Index{1}, Index{2}}) {
+        CHECK(den.view.matrix(b, 0)(i, 0) == 0);
+        for (Index c = 0; c < 5; ++c) CHECK(out.view.matrix(b, 0)(i, c) == 0);
+      }
+    }
+    es::masked_linear_attention_vjp(
+        sq.view, sk.view, sv.view, mask, out.view, den.view, sbar.view,
+        {.q = qb.view, .k = kb.view, .v = vb.view, .parameters = {tb.data(), 1, static_cast<Index>(tb.size())}}, linear);
+    std::vector<T> all = out.memory;
+    for (const auto* more : {&den.memory, &qb.memory, &kb.memory, &vb.memory, &tb})
+      all.insert(all.end(), more->begin(), more->end());
+    results.push_back(std::move(all));
+  }
+  double largest = 0;
+  for (const T x : results.front()) largest = std::max(largest, std::abs(static_cast<double>(x)));
+  for (const auto& r : results) {
+    double worst = 0;
+    for (std::size_t p = 0; p < r.size(); ++p)
+      worst = std::max(worst, std::abs(static_cast<double>(r[p] - results.front()[p])));
+    CHECK(worst <= (sizeof(T) == 4 ? 2e-5 : 1e-12) * largest);
+  }
+}
+
+// Raster order on two axes: zeros that approximating engines make of sums that cancel are zeros to the rows that divide by
+// them.
+TEST_CASE_TEMPLATE("causal grids: rows before the first key with a feature are 0 and counted by every engine", T, float,
+                   double) {
+  const std::vector<Index> sizes = {40, 36};
+  const Index n = 40 * 36, first = 200;
+  Tensor k = random_tensor(1, 1, n, 3, 2, true);
+  for (Index j = 0; j < first; ++j) k(0, 0, j, 0) = k(0, 0, j, 1) = k(0, 0, j, 2) = 0;
+  const Tensor q = random_tensor(1, 1, n, 3, 1, true), v = random_tensor(1, 1, n, 4, 3);
+  Stored<T> sq(q), sk(k), sv(v);
+  int engines = 0;
+  for (const auto distance : {es::Distance::l1, es::Distance::l2}) {
+    for (const bool decays : {true, false}) {
+      const es::DistanceFunction f = decays ? es::DistanceFunction(es::Exponential{.rate = 0.1}) : es::Rational{.width = 16};
+      std::vector<T> exact;
+      for (const char* engine : {"direct", "fft", "far-field", "separable", "auto"}) {
+        es::GridOptions options;
+        options.engine = engine;
+        options.causal = true;
+        const es::GridMask<T> mask(sizes, f, distance, options);
+        try {
+          (void)mask.report({.columns = 4, .rank = 3});
+        } catch (const es::ValueError&) {
+          continue;  // not an engine of this mask or build
+        }
+        ++engines;
+        CAPTURE(engine);
+        Stored<T> out(1, 1, n, 4), den(1, 1, n, 1);
+        const auto result = es::masked_linear_attention(sq.view, sk.view, sv.view, mask, out.view, den.view);
+        CHECK(result.floored_rows == first);
+        for (Index i = 0; i < first; ++i) CHECK(den.view.matrix(0, 0)(i, 0) == 0);
+        for (Index i = first; i < n; ++i) CHECK(den.view.matrix(0, 0)(i, 0) > 0);
+        if (exact.empty()) exact = out.memory;
+        for (std::size_t p = 0; p < exact.size(); ++p) {
+          CHECK(static_cast<double>(out.memory[p]) ==
+                doctest::Approx(static_cast<double>(exact[p])).epsilon(sizeof(T) == 4 ? 1e-3 : 1e-8));
+        }
+      }
+    }
+  }
+  CHECK(engines >= 8);
 }
 
 // Products divide their own rows where nothing is to be added to them first: sums by sums from a call without the division.

@@ -361,7 +361,8 @@ std::vector<double> flat(const Strided<double>& x) {
   return r;
 }
 
-void check_gradients(const Shape4& s, SoftmaxOptions options, Setting setting, Order order) {
+// zeros: half of the mask's entries are 0 (one in each row is not, or there would be no gradient).
+void check_gradients(const Shape4& s, SoftmaxOptions options, Setting setting, Order order, bool zeros = false) {
   Problem<double> p(s, order);
   setting.scale = 1 / std::sqrt(static_cast<double>(s.width));
   if (!setting.counts.empty()) options.key_counts = {setting.counts.data(), static_cast<Index>(setting.counts.size())};
@@ -371,7 +372,10 @@ void check_gradients(const Shape4& s, SoftmaxOptions options, Setting setting, O
   for (Index h = 0; h < s.heads; ++h) {
     tables.push_back(random_table(lags, static_cast<std::uint64_t>(30 + h)));
     values.push_back(random_table(s.queries * s.keys, static_cast<std::uint64_t>(40 + h)));
-    for (double& x : values.back()) x = std::abs(x) + 0.1;
+    for (Index p = 0; p < s.queries * s.keys; ++p) {
+      double& x = values.back()[static_cast<std::size_t>(p)];
+      x = zeros && x < 0 && p % s.keys != p / s.keys % s.keys ? 0 : std::abs(x) + 0.1;
+    }
     bias.push_back(std::make_shared<ToeplitzMask<double>>(s.queries, s.keys, tables.back()));
     masks.push_back(std::make_shared<DenseMask<double>>(MatrixView<const double>(values.back().data(), s.queries, s.keys)));
   }
@@ -431,6 +435,36 @@ TEST_CASE("gradients equal central differences") {
   check_gradients({2, 2, 1, 6, 4, 3, 5}, {}, {}, Order::blhd);
   check_gradients({1, 2, 2, 9, 9, 2, 3}, {.causal = Causal::top_left}, {.causal = true}, Order::bhld);
   check_gradients({3, 2, 1, 6, 6, 3, 3}, {}, {.counts = {0, 4, 6}}, Order::blhd);
+}
+
+TEST_CASE("entries of the mask that are 0 have the gradient of the definition") {
+  check_gradients({1, 1, 1, 5, 7, 3, 2}, {}, {}, Order::bhld, true);
+  check_gradients({1, 2, 2, 9, 9, 2, 3}, {.causal = Causal::top_left}, {.causal = true}, Order::bhld, true);
+  check_gradients({3, 2, 1, 6, 6, 3, 3}, {}, {.counts = {0, 4, 6}}, Order::blhd, true);
+}
+
+TEST_CASE_TEMPLATE("a pair of weight 0 with a score past all others: finite gradients, 0 where it weighs nothing", T, float,
+                   double) {
+  const Shape4 shape{1, 1, 1, 3, 4, 2, 2};
+  Problem<T> p(shape, Order::bhld);
+  const T far = sizeof(T) == 4 ? T(200) : T(2000);  // e^(s - LSE) is beyond the type
+  for (Index i = 0; i < 3; ++i) p.q(0, 0, i, 0) = far, p.q(0, 0, i, 1) = T(0);
+  for (Index j = 0; j < 4; ++j) p.k(0, 0, j, 0) = j == 2 ? T(1) : T(0), p.k(0, 0, j, 1) = T(0);
+  std::vector<double> values(12, 1.0);
+  for (std::size_t i = 0; i < 3; ++i) values[4 * i + 2] = 0;
+  const DenseMask<T> mask(MatrixView<const double>(values.data(), 3, 4));
+  const SoftmaxOptions options{.scale = 1.0};
+  softmax_attention(p.q.view(), p.k, p.v, p.out, p.lse, {}, mask, options);
+  Strided<T> q_bar = p.q, k_bar = p.k, v_bar = p.v;
+  std::vector<T> bar(12);
+  AttentionGradients<T> g{.q = q_bar, .k = k_bar, .v = v_bar};
+  g.parameters = MatrixView<T>(bar.data(), 1, 12);
+  softmax_attention_vjp(p.q.view(), p.k, p.v, p.out, p.lse, p.out_bar, g, {}, mask, options);
+  for (const Strided<T>* x : {&q_bar, &k_bar, &v_bar}) {
+    x->each([&](Index b, Index h, Index l, Index c) { CHECK(std::isfinite((*x)(b, h, l, c))); });
+  }
+  CHECK(v_bar(0, 0, 2, 0) == 0);
+  for (const T x : bar) CHECK_FALSE(std::isnan(x));
 }
 
 TEST_CASE_TEMPLATE("gradients on long sequences: stripes add up, two threads give the same bits", T, float, double) {

@@ -3,11 +3,16 @@
 #include <doctest/doctest.h>
 
 #include <espalier/core/error.hpp>
+#include <espalier/masks/diffusion.hpp>
 #include <espalier/masks/ones.hpp>
 
+#include <cmath>
 #include <limits>
+#include <memory>
+#include <vector>
 
 #include "support/composed_samples.hpp"
+#include "support/true_errors.hpp"
 
 namespace es = espalier;
 using namespace es::test;
@@ -38,4 +43,64 @@ TEST_CASE("a causal mask over ones is linear, over a large mask without entries 
   CHECK(es::CausalMask<float>(ones).report({.columns = 64, .rank = 64}).engine == "prefix");
   const auto large = std::make_shared<OuterMask<float>>(8193, 4, 1.0, 1.0);
   CHECK_THROWS_WITH_AS(es::CausalMask<float>{large}, doctest::Contains("8192"), es::ValueError);
+}
+
+namespace {
+
+// A path, a star and a node of its own, that do not meet.
+std::shared_ptr<const es::Graph> three_parts() {
+  std::vector<es::Edge> edges;
+  for (Index i = 0; i + 1 < 40; ++i) edges.push_back({i, i + 1, 1.0 + 0.1 * static_cast<double>(i)});
+  for (Index i = 41; i < 60; ++i) edges.push_back({40, i, 0.5});
+  return std::make_shared<const es::Graph>(61, edges);
+}
+
+DenseMatrix applied(const es::Mask<double>& mask) {
+  DenseMatrix unit(mask.cols(), mask.cols()), y(mask.rows(), mask.cols());
+  for (Index i = 0; i < mask.cols(); ++i) unit(i, i) = 1;
+  mask.multiply({unit.values.data(), unit.rows, unit.cols}, {y.values.data(), y.rows, y.cols});
+  return y;
+}
+
+// The largest singular value, by power iteration (from below).
+double spectral_norm(const DenseMatrix& m) {
+  DenseMatrix x(m.cols, 1);
+  for (Index i = 0; i < m.cols; ++i) x(i, 0) = 1 + 0.3 * static_cast<double>(i % 3);
+  double size = 0;
+  for (int k = 0; k < 200; ++k) {
+    x = product(transposed(m), product(m, x));
+    size = frobenius(x);
+    for (double& v : x.values) v /= size;
+  }
+  return std::sqrt(size);
+}
+
+}  // namespace
+
+TEST_CASE("causal diffusion: the bounds are known after the first product, hold, and say something") {
+  for (const auto op : {es::GraphOperator::laplacian, es::GraphOperator::random_walk}) {
+    for (const Index shift : {Index{0}, Index{-2}, Index{7}}) {
+      const auto masked = [&](const es::MaskOptions& options) {
+        return es::CausalMask<double>(std::make_shared<es::DiffusionMask<double>>(three_parts(), 0.7, op, options), shift);
+      };
+      const DenseMatrix exact = applied(masked({.engine = "eigen"}));
+      CHECK_FALSE(masked({.engine = "eigen"}).report({}).certificate);
+      for (const double tolerance : {1e-2, 1e-6}) {
+        const es::CausalMask<double> mask = masked({.engine = "chebyshev", .tolerance = tolerance});
+        REQUIRE(mask.report({}).certificate);
+        CHECK_FALSE(mask.report({}).certificate->entry);
+        const DenseMatrix got = applied(mask);
+        const es::Certificate bound = mask.report({}).certificate.value();
+        const TrueErrors truth = true_errors(got, exact);
+        CHECK(truth.entry > 0);
+        CHECK(truth.entry <= bound.entry.value());
+        CHECK(bound.entry.value() < 8 * tolerance);
+        CHECK(spectral_norm(sum(1, got, -1, exact)) / spectral_norm(exact) <= bound.norm.value());
+        CHECK(bound.norm.value() < 40 * tolerance);
+        // Rows of the node's own and of the star are small: where their bound passes 1 there is none.
+        if (tolerance < 1e-3 && shift >= 0) CHECK(bound.row.value() < 100 * tolerance);
+        if (bound.row) CHECK(truth.row <= *bound.row);
+      }
+    }
+  }
 }

@@ -6,6 +6,7 @@
 #include <espalier/core/random.hpp>
 #include <espalier/masks/grid.hpp>
 
+#include "support/inputs.hpp"
 #include "support/mask_laws.hpp"
 
 #include <algorithm>
@@ -561,5 +562,92 @@ TEST_CASE("every engine tells how far a product and its gradients are") {
     CHECK(complete([&] {
       mask.multiply_low_rank_vjp({features, features, xs}, {xs, {}}, {{a_bar.data(), 700, 3}, {}, {}, {}}, context);
     }));
+  }
+}
+
+namespace {
+
+DenseMatrix normal_matrix(Index rows, Index cols, std::uint64_t seed) {
+  return test::make_input<double>(rows, cols, test::InputKind::with_signs, seed).dense();
+}
+
+}  // namespace
+
+// Columns travel through the FFT in pairs: one of them must not drown the other in its rounding, or in NaN.
+TEST_CASE_TEMPLATE("fft: a column's error is relative to itself, whatever stands beside it", T, float, double) {
+  const Index n = 301;
+  GridOptions options;
+  options.engine = "fft";
+  const GridMask<T> mask({n}, Exponential{.rate = 0.02}, Distance::l1, options);
+  const auto known = GridMask<T>({n}, Exponential{.rate = 0.02}).engines({.columns = 2});
+  if (std::none_of(known.begin(), known.end(), [](const Report& r) { return r.engine == "fft"; })) return;
+  const DenseMatrix m =
+      test::dense_matrix(n, n, [](Index i, Index j) { return std::exp(-0.02 * std::abs(static_cast<double>(i - j))); });
+  const double bound = sizeof(T) == 4 ? 1e-6 : 1e-14;
+  const double far = sizeof(T) == 4 ? 1e30 : 1e300;
+  for (const double size : {1.0, 3.0, 5.0, 1e6, 1e-6, far, 1 / far, 0.0}) {
+    for (const Index columns : {Index{2}, Index{3}, Index{6}}) {
+      const DenseMatrix unscaled = normal_matrix(n, columns, 7);
+      std::vector<T> x(static_cast<std::size_t>(n * columns)), y(x.size());
+      DenseMatrix exact_x(n, columns);
+      for (Index i = 0; i < n; ++i) {
+        for (Index c = 0; c < columns; ++c) {
+          const T value = static_cast<T>(unscaled(i, c) * (c % 2 == 0 ? 1.0 : size));
+          x[static_cast<std::size_t>(i * columns + c)] = value;
+          exact_x(i, c) = static_cast<double>(value);
+        }
+      }
+      const DenseMatrix exact = test::product(m, exact_x);
+      mask.multiply({x.data(), n, columns}, {y.data(), n, columns});
+      for (Index c = 0; c < columns; ++c) {
+        double error = 0, norm = 0;  // of numbers that may not be squared
+        for (Index i = 0; i < n; ++i) {
+          error = std::max(error, std::abs(static_cast<double>(y[static_cast<std::size_t>(i * columns + c)]) - exact(i, c)));
+          norm = std::max(norm, std::abs(exact(i, c)));
+        }
+        CHECK(error <= bound * norm);
+      }
+      // A NaN in the first column leaves the second to the bit what it is beside a column of zeros.
+      std::vector<T> zeros = x, spoilt = x, beside(x.size());
+      for (Index i = 0; i < n; ++i) zeros[static_cast<std::size_t>(i * columns)] = T(0);
+      spoilt[static_cast<std::size_t>(5 * columns)] = std::numeric_limits<T>::quiet_NaN();
+      spoilt[static_cast<std::size_t>(9 * columns)] = std::numeric_limits<T>::infinity();
+      mask.multiply({zeros.data(), n, columns}, {beside.data(), n, columns});
+      mask.multiply({spoilt.data(), n, columns}, {y.data(), n, columns});
+      for (Index i = 0; i < n; ++i) {
+        CHECK(std::isnan(y[static_cast<std::size_t>(i * columns)]));
+        for (Index c = 1; c < columns; ++c) {
+          const auto at = static_cast<std::size_t>(i * columns + c);
+          CHECK(y[at] == beside[at]);
+        }
+      }
+    }
+  }
+}
+
+// The same for features: values far from 1 beside the column of ones that row sums come from.
+TEST_CASE("fft: row sums beside large or broken values are as good as alone") {
+  const Index n = 300, m = 4;
+  GridOptions options;
+  options.engine = "fft";
+  const GridMask<float> mask({n}, Exponential{.rate = 0.05}, Distance::l1, options);
+  const auto known = GridMask<float>({n}, Exponential{.rate = 0.05}).engines({.columns = 1, .rank = m});
+  if (std::none_of(known.begin(), known.end(), [](const Report& r) { return r.engine == "fft"; })) return;
+  const DenseMatrix a = test::absolute(normal_matrix(n, m, 1)), b = test::absolute(normal_matrix(n, m, 2)),
+                    v = normal_matrix(n, 1, 3);
+  const std::vector<float> fa(a.values.begin(), a.values.end()), fb(b.values.begin(), b.values.end());
+  const auto row_sums = [&](float size, bool broken) {
+    std::vector<float> x(v.values.begin(), v.values.end()), y(x.size()), d(x.size());
+    for (float& e : x) e *= size;
+    if (broken) x[17] = std::numeric_limits<float>::quiet_NaN();
+    mask.multiply_low_rank({{fa.data(), n, m}, {fb.data(), n, m}, {x.data(), n, 1}}, {{y.data(), n, 1}, {d.data(), n}});
+    CHECK(std::isnan(y[0]) == broken);
+    return d;
+  };
+  const std::vector<float> alone = row_sums(0, false);
+  CHECK(row_sums(1, true) == alone);
+  for (const float size : {1.0f, 1e6f, 1e20f}) {
+    const std::vector<float> d = row_sums(size, false);
+    for (std::size_t i = 0; i < d.size(); ++i) CHECK(d[i] == doctest::Approx(alone[i]).epsilon(3e-6));
   }
 }

@@ -5,9 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numbers>
 #include <optional>
+#include <sstream>
 
 #include "tools/command_runner.hpp"
+
+#include <nlohmann/json.hpp>
 
 using namespace command_tests;
 
@@ -189,6 +193,9 @@ std::vector<MaskCase> mask_cases() {
                      const auto d = static_cast<double>(o[0]);
                      return 1 / (3 + std::pow(std::floor(d / 2), 2) + std::erf(d));
                    })});
+  cases.push_back({"grid:6 --function '_e*cos(1000*_pi*d/7)'", grid_matrix({6}, [](auto& o) {
+                     return std::numbers::e * std::cos(1000 * std::numbers::pi * static_cast<double>(std::abs(o[0])) / 7);
+                   })});
   cases.push_back({"grid:2x3 --function 'log(d+2)'", grid_matrix({2, 3}, [](auto& o) {
                      return std::log(static_cast<double>(std::abs(o[0]) + std::abs(o[1])) + 2);
                    })});
@@ -283,6 +290,27 @@ TEST_CASE("multiply and row: every form of mask, border, causal, transpose, floa
     const auto first = c.matrix.m.begin() + 2 * n;
     CHECK(largest_difference(folder.read("row.npy", {n}), Vector(first, first + n)) < 1e-11);
   }
+}
+
+TEST_CASE("a causal order over a graph's kernel: bounds within the tolerance, known in the run that makes them") {
+  const Folder folder;
+  write_mask_files(folder);
+  folder.array("x.npy", {6, 2}, numbers(12, 7));
+  const std::string command =
+      "multiply --mask graph:graph.txt --time 1.3 --causal --input x.npy --output y.npy --report r.json ";
+  for (const double tolerance : {1e-2, 1e-6, 1e-12}) {
+    std::ostringstream flags;
+    flags << "--tolerance " << tolerance;
+    const Outcome r = folder.run(command + flags.str());
+    REQUIRE_MESSAGE(r.code == 0, r.err);
+    CHECK(r.out.find("certified error") != std::string::npos);
+    const auto report = nlohmann::json::parse(text_of(folder.path("r.json")));
+    CHECK(report["certified_error"]["norm"].get<double>() <= tolerance);
+    CHECK(report["certified_error"]["row"].is_number());
+    CHECK(report["warnings"].empty());
+  }
+  REQUIRE(folder.run(command + "--tolerance 0").code == 0);
+  CHECK(nlohmann::json::parse(text_of(folder.path("r.json")))["certified_error"].is_null());
 }
 
 TEST_CASE("multiply: shapes of X, one table a head, half precision, packed files") {

@@ -181,3 +181,33 @@ TEST_CASE("an engine that only an inner mask without a part in the product has i
   CHECK(exact.code == 2);
   CHECK(exact.err.find("at tolerance 0 (exact engines only); engines that would: ") != std::string::npos);
 }
+
+TEST_CASE("one table a head: only engines that every head has are listed") {
+  const Folder folder;
+  std::vector<double> table = ramp(2 * 47, 0.4);  // of 24 tokens; the first head's is made of two pieces
+  for (std::size_t o = 0; o < 47; ++o) table[o] = o < 20 ? 1.0 : 2.0;
+  folder.array("table.npy", {2, 47}, table);
+  folder.array("x.npy", {2, 24, 3}, ramp(144, 0.7));
+  for (const char* name : {"q.npy", "k.npy", "v.npy"}) folder.array(name, {2, 24, 2}, ramp(96, 0.9));
+  for (const std::string border : {"", " --border 2"}) {
+    if (!border.empty()) {
+      folder.array("x.npy", {2, 26, 3}, ramp(156, 0.7));
+      for (const char* name : {"q.npy", "k.npy", "v.npy"}) folder.array(name, {2, 26, 2}, ramp(104, 0.9));
+    }
+    for (const std::string& line :
+         {multiply + "--mask grid:24 --table table.npy" + border, attend + "--mask grid:24 --table table.npy" + border}) {
+      CAPTURE(line);
+      const Outcome free = folder.run(line + " --report -");
+      REQUIRE_MESSAGE(free.code == 0, free.err);
+      const json listed = json::parse(free.out).at("engines");
+      CHECK(!listed.empty());
+      for (const json& e : listed) {
+        const auto name = e.at("name").get<std::string>();
+        CAPTURE(name);
+        CHECK(name != "piecewise");
+        const Outcome r = folder.run(line + " --engine " + name + " --report -");
+        REQUIRE_MESSAGE(r.code == 0, r.err);
+      }
+    }
+  }
+}

@@ -14,6 +14,8 @@ namespace espalier {
 // The inner mask with M_ij = 0 where j - i > shift (0: top-left; cols - rows: bottom-right). parameters(): the inner ones.
 // Engines: "direct", tiles of the inner entries; where there are none, "dense": the rows x cols matrix, formed on first need by
 // products with unit columns. Over ones: OnesMask's, linear in L.
+// Certificate: none over exact engines. Of a formed matrix the inner bounds, carried over to what is kept (row, entry, norm):
+// known once it is formed, that is, after the first product; before, all bounds are empty.
 // Errors: ValueError where a mask without entries has more than 8192 columns or rows (the text names the limit).
 template <class T, class B = Cpu>
 class ESPALIER_EXPORT CausalMask final : public Mask<T, B> {

@@ -93,9 +93,11 @@ void ToeplitzFft<T, B>::multiply(const T* spectrum, MatrixView<const T, B> x, Ma
         gather_pairs<T>(x, 2 * first, pairs, w.panel.data());
         for (Index k = 0; k < pairs; ++k) {
           T* line = w.panel.data() + 2 * k * stride;
+          const PairBalance<T> balance(t.kernels(), length, line);
           t.forward(line, nullptr, w.spectrum.data(), w.transform);
           t.kernels().multiply(w.spectrum.data(), spectrum, t.spectrum_size(), transpose, w.spectrum.data());
           t.inverse(w.spectrum.data(), line, w.transform);
+          balance.restore(length, line);
         }
         scatter_pairs<T>(w.panel.data(), 2 * first, pairs, y);
       },
@@ -137,6 +139,7 @@ void ToeplitzFft<T, B>::multiply_low_rank(const T* spectrum, const LowRankInputs
           T* x = w.panel.data();
           T* sum = slices > 1 ? parts.data() + 2 * length * task : x + 2 * length;
           columns.gather(p, x);
+          const PairBalance<T> balance(t.kernels(), length, x);
           std::fill_n(sum, 2 * length, T(0));
           for (Index r = features * s / slices; r < features * (s + 1) / slices; ++r) {
             check_cancelled(context);
@@ -144,6 +147,7 @@ void ToeplitzFft<T, B>::multiply_low_rank(const T* spectrum, const LowRankInputs
             t.kernels().multiply(w.spectrum.data(), spectrum, t.spectrum_size(), transpose, w.spectrum.data());
             t.inverse(w.spectrum.data(), sum, w.transform, a.data() + r * length);
           }
+          balance.restore(length, sum);
           if (slices == 1) scatter_extended<T>(sum, p, r0 > 0, out.y, out.row_sum);
         },
         "fft");

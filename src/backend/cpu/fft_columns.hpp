@@ -9,7 +9,9 @@
 #include "backend/fft.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -124,6 +126,46 @@ void scatter_extended(const T* line, Index p, bool add, MatrixView<T, Cpu> y, Ve
     }
   }
 }
+
+// The two columns of a pair brought to one size by a power of two, and back: both come with the rounding of the larger one. A
+// column that is not finite is left out of the transform, so that it spoils its own result alone; one of zeros stays zeros.
+template <class T>
+class PairBalance {
+ public:
+  // Scales the pair in `line`, n numbers.
+  PairBalance(const FftKernels<T>& kernels, Index n, T* line) : kernels_(&kernels) {
+    T size[2];
+    kernels.largest(line, n, size);
+    int exponent[2] = {0, 0};
+    for (const int part : {0, 1}) {
+      known_[part] = size[part] == T(0) || !std::isfinite(size[part]);
+      if (!known_[part]) {
+        exponent[part] = std::ilogb(size[part]);
+      } else if (size[part] != T(0)) {
+        known_value_[part] = std::numeric_limits<T>::quiet_NaN();
+        for (Index j = 0; j < n; ++j) line[2 * j + part] = T(0);
+      }
+    }
+    // Within a factor of 4 it is not worth a pass over the numbers.
+    const int smaller = exponent[0] < exponent[1] ? 0 : 1, apart = exponent[1 - smaller] - exponent[smaller];
+    if (known_[0] || known_[1] || apart <= 2) return;
+    up_[smaller] = std::ldexp(T(1), std::min(apart, std::numeric_limits<T>::max_exponent - 8));
+    kernels.scale_parts(up_[0], up_[1], n, line);
+  }
+  // A result for the scaled pair becomes that of the pair itself.
+  void restore(Index n, T* line) const {
+    if (up_[0] != T(1) || up_[1] != T(1)) kernels_->scale_parts(T(1) / up_[0], T(1) / up_[1], n, line);
+    for (const int part : {0, 1}) {
+      for (Index j = 0; known_[part] && j < n; ++j) line[2 * j + part] = known_value_[part];
+    }
+  }
+
+ private:
+  const FftKernels<T>* kernels_;
+  T up_[2] = {T(1), T(1)};
+  bool known_[2] = {false, false};  // without a transform
+  T known_value_[2] = {T(0), T(0)};
+};
 
 // Memory of one worker, made by that worker on its first task.
 template <class T>

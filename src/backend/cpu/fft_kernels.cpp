@@ -10,6 +10,10 @@
 
 #include "backend/cpu/dispatch.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
 HWY_BEFORE_NAMESPACE();
 namespace espalier::backend {
 namespace HWY_NAMESPACE {
@@ -282,9 +286,54 @@ void add_componentwise(const T* HWY_RESTRICT z, const T* HWY_RESTRICT u, Index c
   for (; k < 2 * count; ++k) out[k] += z[k] * u[k];
 }
 
+// Magnitudes are compared as integers: there NaN is the largest of all and is not lost.
+template <class T>
+void largest(const T* HWY_RESTRICT z, Index count, T* HWY_RESTRICT out) {
+  using TI = hwy::MakeSigned<T>;
+  TI most[2] = {0, 0};
+  Index k = 0;  // real components
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const hn::RebindToSigned<Wide<T>> di;
+  const Index step = lanes<T>();
+  auto first = hn::Zero(di), second = first;
+  const auto magnitude = [&](Index at) HWY_ATTR { return hn::BitCast(di, hn::Abs(hn::LoadU(d, z + at))); };
+  for (; k + 2 * step <= 2 * count; k += 2 * step) {
+    first = hn::Max(first, magnitude(k));
+    second = hn::Max(second, magnitude(k + step));
+  }
+  HWY_ALIGN TI lane[hn::MaxLanes(d)];
+  hn::Store(hn::Max(first, second), di, lane);
+  for (Index l = 0; l < step; ++l) most[l % 2] = std::max(most[l % 2], lane[l]);
+#endif
+  for (; k < 2 * count; ++k) {
+    const T value = std::abs(z[k]);
+    TI bits;
+    std::memcpy(&bits, &value, sizeof(T));
+    most[k % 2] = std::max(most[k % 2], bits);
+  }
+  std::memcpy(out, most, 2 * sizeof(T));
+}
+
+template <class T>
+void scale_parts(T re, T im, Index count, T* HWY_RESTRICT z) {
+  Index k = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  const Index step = lanes<T>();
+  const auto factors = hn::OddEven(hn::Set(d, im), hn::Set(d, re));
+  for (; k + step <= 2 * count; k += step) hn::StoreU(hn::Mul(hn::LoadU(d, z + k), factors), d, z + k);
+#endif
+  for (; k < 2 * count; k += 2) {
+    z[k] *= re;
+    z[k + 1] *= im;
+  }
+}
+
 template <class T>
 FftKernels<T> kernels() {
-  return {load<T>, store<T>, add_stored<T>, split<T>, join<T>, multiply<T>, correlate<T>, add_scaled<T>, add_componentwise<T>};
+  return {load<T>,    store<T>,       add_stored<T>,       split<T>, join<T>, multiply<T>, correlate<T>, add_scaled<T>,
+          largest<T>, scale_parts<T>, add_componentwise<T>};
 }
 FftKernels<float> kernels_float() {
   return kernels<float>();

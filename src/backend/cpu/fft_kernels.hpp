@@ -35,6 +35,10 @@ struct FftKernels {
   void (*correlate)(const T* z, const T* u, Index count, T* g);
   // out += s z, s real.
   void (*add_scaled)(const T* z, const T* scale, Index count, T* out);
+  // out[0] = max |Re z|, out[1] = max |Im z|; not finite where a component of any number is not.
+  void (*largest)(const T* z, Index count, T* out);
+  // Re z *= re, Im z *= im.
+  void (*scale_parts)(T re, T im, Index count, T* z);
   // out[k] += z[k] u[k] over the 2 count real components: their sum over both components is Re(z conj(u)).
   void (*add_componentwise)(const T* z, const T* u, Index count, T* out);
 };

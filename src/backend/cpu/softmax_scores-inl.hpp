@@ -34,12 +34,14 @@ template <class T>
 struct PanelRules {
   const T* bias = nullptr;  // [j][lane], null: none
   Index bias_step = 0;
-  const T* mask = nullptr;  // entries that are 0 leave the pair out
+  const T* mask = nullptr;
   Index mask_step = 0;
+  bool hide_zeros = true;  // entries of the mask that are 0 leave the pair out of the scores too
   bool causal = false;
   Index first_lane = 0;  // where causal: row j sees lanes >= first_lane + j
 
-  bool general() const { return mask != nullptr || causal; }
+  bool hides() const { return mask != nullptr && hide_zeros; }
+  bool general() const { return hides() || causal; }
 };
 
 // x with the rules applied for key j of the block, lanes first .. first + lanes - 1.
@@ -51,7 +53,7 @@ HWY_INLINE hn::Vec<Wide<T>> apply_rules(const PanelRules<T>& rules, Index j, Ind
   }
   if constexpr (kGeneral) {
     const auto none = hn::Set(d, -std::numeric_limits<T>::infinity());
-    if (rules.mask != nullptr) {
+    if (rules.hides()) {
       x = hn::IfThenElse(hn::Ne(hn::LoadU(d, rules.mask + j * rules.mask_step + first), hn::Zero(d)), x, none);
     }
     if (rules.causal) {

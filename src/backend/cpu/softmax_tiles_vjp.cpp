@@ -152,6 +152,8 @@ class SoftmaxBackward {
       PanelRules<T> rules;
       if (bias.data != nullptr) rules.bias = bias.data + i, rules.bias_step = bias.j_step;
       if (mask.data != nullptr) rules.mask = mask.data + i, rules.mask_step = mask.j_step;
+      // An entry that is 0 by value weighs nothing, but the output depends on it: its gradient needs exp(s) / Z.
+      rules.hide_zeros = !h.mask_sink;
       const Index first_row = i0 + i + h.head.causal_shift;
       rules.causal = h.head.causal && j0 + j + nj - 1 > first_row;
       rules.first_lane = j0 + j - first_row;
@@ -243,13 +245,13 @@ class SoftmaxBackward {
           auto w = exp2<true, T>(hn::Sub(hn::Load(d, p + at), hn::Load(d, log_sums_.data() + i + l)));
           const auto u = hn::Sub(acc.c[r][v], hn::Load(d, deltas_.data() + i + l));
           if constexpr (kEntries) {
-            if (rules.mask) {
-              const auto m = hn::LoadU(d, rules.mask + (j + r) * rules.mask_step + l);
-              if (h.mask_sink) store_gradient(mask_bar_, i + l, j + r, hn::Mul(w, u));
-              w = hn::Mul(w, m);
-            } else if (h.mask_sink) {
+            if (h.mask_sink) {
+              // exp(s) / Z may overflow where the entry is 0, as Z leaves that pair out; inf * 0 would be NaN below.
+              const auto most = hn::Set(d, std::numeric_limits<T>::max());
+              w = hn::IfThenElse(hn::Gt(w, most), most, w);  // NaN stays
               store_gradient(mask_bar_, i + l, j + r, hn::Mul(w, u));
             }
+            if (rules.mask) w = hn::Mul(w, hn::LoadU(d, rules.mask + (j + r) * rules.mask_step + l));
           }
           const auto g = hn::Mul(w, u);
           hn::Store(w, d, p + at);
