@@ -315,6 +315,30 @@ TEST_CASE("a causal order over a graph's kernel: bounds within the tolerance, kn
   CHECK(nlohmann::json::parse(text_of(folder.path("r.json")))["certified_error"].is_null());
 }
 
+TEST_CASE("linear attention by FFT: rows without weight are 0, counted, and said") {
+  const Folder folder;
+  Vector table(2 * 600 - 1, 0.0);  // rows see the keys 3 .. 8 before them
+  for (std::size_t o = 602; o <= 607; ++o) table[o] = 1;
+  folder.array("table.npy", {1199}, table);
+  Vector positive = numbers(1200, 3);
+  for (double& x : positive) x = std::abs(x);
+  for (const char* name : {"q.npy", "k.npy", "v.npy"}) folder.array(name, {600, 2}, positive);
+  for (const std::string engine : {"direct", "fft"}) {
+    const Outcome r = folder.run(
+        "attend --attention linear --feature-map identity --mask grid:600 --table table.npy --query q.npy --key k.npy "
+        "--value v.npy --output o.npy --report r.json --engine " +
+        engine);
+    if (engine == "fft" && r.err.find("engines that would") != std::string::npos) continue;  // a build without FFT
+    REQUIRE_MESSAGE(r.code == 0, r.err);
+    const auto report = nlohmann::json::parse(text_of(folder.path("r.json")));
+    CHECK(report["floored_rows"] == 3);
+    CHECK(report["warnings"].size() == (engine == "fft" ? 1 : 0));
+    const auto o = folder.read("o.npy", {600, 2});
+    for (std::size_t p = 0; p < 6; ++p) CHECK(o[p] == 0);
+    CHECK(o[6] > 0);
+  }
+}
+
 TEST_CASE("multiply: shapes of X, one table a head, half precision, packed files") {
   const Folder folder;
   const Vector x = numbers(12, 1);
