@@ -30,9 +30,9 @@ T dot_product(const T* __restrict x, const T* __restrict y, Index n) {
   return sums[0];
 }
 
-// A column of zeros has none, whatever its factor (infinity times 0 is no number).
+// A column of zeros has none, whatever its factor (infinity times 0 is no number); one that is not finite clears nothing.
 double noise_of(const RowNoise& noise, double sum, double norm, double largest) {
-  if (largest == 0) return 0;
+  if (largest == 0 || !std::isfinite(sum)) return 0;
   return std::min({noise.of_sum * sum, noise.of_norm * norm, noise.of_largest * largest});
 }
 

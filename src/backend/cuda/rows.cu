@@ -142,7 +142,8 @@ struct ChunkSizes {
     largest(chunk, c) = most;
   }
 };
-// A column's noise, in the first row of its sums. A column of zeros has none: infinity times 0 is no number.
+// A column's noise, in the first row of its sums. A column of zeros has none (infinity times 0 is no number), one that is not
+// finite clears nothing.
 struct ColumnNoise {
   DeviceMatrix<double> sums, squares, largest;
   RowNoise noise;
@@ -156,7 +157,7 @@ struct ColumnNoise {
     double least = noise.of_sum * sum;
     if (noise.of_norm * std::sqrt(square) < least) least = noise.of_norm * std::sqrt(square);
     if (noise.of_largest * most < least) least = noise.of_largest * most;
-    sums(0, c) = most == 0 ? 0.0 : least;
+    sums(0, c) = most == 0 || !(sum < 1.7e308) ? 0.0 : least;
   }
 };
 template <class T>
