@@ -219,11 +219,6 @@ void AttentionRun<T>::linear() {
   run_.report["floored_rows"] = result.floored_rows;
   run_.report["features"] = features;
   take_bounds(masks[0].engines(shape), chosen);
-  if (result.floored_rows > 0 && chosen.engine == "fft") {
-    run_.warnings.push_back(std::to_string(result.floored_rows) +
-                            " rows are 0: their denominators are 0 or below the rounding of FFT "
-                            "(--engine direct tells the two apart)");
-  }
   finish(chosen, engines, m ? m->text : "ones");
 }
 

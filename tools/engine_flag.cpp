@@ -167,6 +167,7 @@ std::vector<Report> listed_engines(Run& run, const BuiltMask<T>& mask, Shape sha
     all.push_back(std::move(r));
   }
   // What runs stands first, whatever the border is thought to cost.
+  if (all.empty()) return all;
   std::stable_sort(all.begin() + 1, all.end(),
                    [](const Report& p, const Report& q) { return p.predicted_seconds < q.predicted_seconds; });
   return all;

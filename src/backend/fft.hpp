@@ -8,7 +8,6 @@
 #include <espalier/core/views.hpp>
 
 #include "backend/elementwise.hpp"
-#include "backend/rows.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -44,7 +43,7 @@ inline Index smooth_length(Index n) {
 // Two real columns travel as one complex column: M is real, so its spectrum acts on both at once and Mᵀ is the conjugate
 // spectrum. Cost: 10 P log2 P flops a pair of columns, on the host less by the lines of padding. Memory: at most `bytes(...)` a
 // call. The result's error is normwise: about eps sqrt(log2 P) of || |M| |x| || for each column x of a plain product, not row
-// by row; on the host a pair is brought to one size first, on a device both columns have the error of the larger one.
+// by row; on the host a pair is brought to one largest number first, on a device both columns have the error of the larger one.
 // Gradients: of all columns together. Errors: BackendError where the library below fails or there is none.
 template <class T, class B>
 class ToeplitzFft {
@@ -100,17 +99,6 @@ inline double toeplitz_fft_pruned_flops(const std::vector<Index>& sizes, double 
     lines *= line;
   }
   return std::ceil(columns / 2) * 2 * std::max(flops, 5.0);
-}
-// Rounding on each row of M b, for clear_noise. The result has size at most ||t||_2 sum |b| and ||t||_1 ||b||_2 and an error of
-// about eps sqrt(log2 P) of it, spread over P points. Eight times that: where one entry of t and one of b are all there is,
-// rounding repeats itself from row to row, and 6 times were measured on rows whose product is 0 (17 to 16,384 points, 1 to 3
-// axes).
-inline RowNoise toeplitz_fft_noise(const std::vector<Index>& sizes, const std::vector<double>& table, double epsilon) {
-  const double points = std::max(2.0, toeplitz_fft_points(sizes));
-  double sum = 0, squares = 0;
-  for (const double t : table) sum += std::abs(t), squares += t * t;
-  const double relative = 8 * epsilon * std::sqrt(std::log2(points) / points);
-  return {.of_sum = relative * std::sqrt(squares), .of_norm = relative * sum};
 }
 template <class B>
 std::size_t toeplitz_fft_bytes(const std::vector<Index>& sizes, Index columns, Index rank, std::size_t element);

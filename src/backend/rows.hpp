@@ -1,5 +1,5 @@
-// Backend primitives by rows: what linear attention does around its products. The division by row sums, its cotangents, the
-// sums over visible keys that a weight added to every pair multiplies, and row sums that are rounding alone.
+// Backend primitives by rows: what linear attention does around its products. The division by row sums, its cotangents, and the
+// sums over visible keys that a weight added to every pair multiplies.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -8,7 +8,6 @@
 #include <espalier/core/views.hpp>
 
 #include <cmath>
-#include <limits>
 
 namespace espalier::backend {
 
@@ -48,18 +47,5 @@ void add_visible_sums(double epsilon, const Visible& visible, MatrixView<const T
 template <class T, class B>
 void add_visible_sums_vjp(double epsilon, const Visible& visible, MatrixView<const T, B> y_bar, MatrixView<T, B> v_bar,
                           const Context<B>& context);
-
-// What a product M b may hold in place of zeros: on row i about the least of of_sum sum_j |b_j|, of_norm ||b||_2 and
-// of_largest max_j |b_j|, times a factor of the row where there are factors.
-struct RowNoise {
-  static constexpr double kNone = std::numeric_limits<double>::infinity();
-  double of_sum = kNone, of_norm = kNone, of_largest = kNone;
-};
-// Row sums d_i = sum_r a_ir (M b_r)_i of which nothing need be left but noise become 0: |d_i| <= factor_i sum_r |a_ir|
-// noise(b_r). Why: a row that M gives no weight has the sum 0, and what a transform or an expansion leaves in its place must
-// not be divided by. a: rows x m, b: any rows x m, factors: one a row, or none (1). Sums in double; what is not finite stays.
-template <class T, class B>
-void clear_noise(const RowNoise& noise, VectorView<const double, B> factors, MatrixView<const T, B> a, MatrixView<const T, B> b,
-                 VectorView<T, B> d, const Context<B>& context);
 
 }  // namespace espalier::backend

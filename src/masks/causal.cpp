@@ -24,25 +24,27 @@ constexpr Index kFormedLimit = 8192;
 // Unit columns multiplied at once: 64 reach the engines' column panels, at 8192 rows 2 MiB of float.
 constexpr Index kUnitColumns = 64;
 
-// Calls f(first column, unit columns first .. first + n - 1 of size rows x n).
+// Calls f(first column, unit columns first .. first + kUnitColumns - 1 of size rows x kUnitColumns; past the last column
+// zeros): one shape, so that one engine makes them all.
 template <class T, class B, class F>
 void over_unit_columns(Index size, const F& f) {
   backend::Buffer<T, B> unit(size * kUnitColumns);
   for (Index j = 0; j < size; j += kUnitColumns) {
-    const Index n = std::min(kUnitColumns, size - j);
-    const MatrixView<T, B> u = unit.matrix(size, n);
+    const MatrixView<T, B> u = unit.matrix(size, kUnitColumns);
     backend::fill(u, T(0), Context<B>{});
-    for (Index k = 0; k < n; ++k) u(j + k, k) = T(1);
+    for (Index k = 0; k < std::min(kUnitColumns, size - j); ++k) u(j + k, k) = T(1);
     f(j, u);
   }
 }
 
 // What an inner certificate says of a formed matrix M~ of which the entries with j - i <= shift are kept, E = M~ - M. It bounds
 // E before anything is left out: ||E||_2 by norm, each |E_ij| by norm or entry, each row's sum of |E_ij| by all of them. The
-// bounds are taken relative to what is kept of M~, less E itself. Leaving out a triangle multiplies a spectral norm by at most
-// 1 + ceil(log2 n) (halves: the blocks on the diagonal by recursion, the one beside them as it is); n counts the shift.
+// bounds are taken relative to what is kept of M, at least that of M~ less E and less `rounding` of the whole. Leaving out a
+// triangle multiplies a spectral norm by at most 1 + ceil(log2 n) (halves: the blocks on the diagonal by recursion, the one
+// beside them as it is); n counts the shift.
 template <class T>
-Certificate kept_certificate(const Certificate& inner, const T* values, Index rows, Index cols, Index shift) {
+Certificate kept_certificate(const Certificate& inner, double rounding, const T* values, Index rows, Index cols, Index shift) {
+  shift = std::clamp(shift, -rows - cols, rows + cols);
   constexpr double kNone = std::numeric_limits<double>::infinity();
   double largest = 0, row_sum = 0;
   std::vector<double> column_sum(static_cast<std::size_t>(cols), 0.0);
@@ -59,37 +61,44 @@ Certificate kept_certificate(const Certificate& inner, const T* values, Index ro
   const double most_in_column = cols > 0 ? *std::max_element(column_sum.begin(), column_sum.end()) : 0;
   // A relative bound as an absolute one: |E| <= r |M| <= r |M~| / (1 - r).
   const auto absolute = [](const std::optional<double>& r, double size) { return r && *r < 1 ? *r / (1 - *r) * size : kNone; };
-  const double spectral = absolute(inner.norm, std::sqrt(row_sum * most_in_column));
+  const double whole = std::sqrt(row_sum * most_in_column);  // ||M~||_2 at most
+  const double spectral = absolute(inner.norm, whole), lost = rounding * whole;
   const double entry = std::min(spectral, absolute(inner.entry, largest));
 
-  double kept_largest = 0, kept_norm = 0, worst_row = 0;
+  double kept_largest = 0, row_norm = 0, worst_row = 0, ones = 0;  // ones: ||K 1||^2, K what is kept of M~
   for (Index i = 0; i < rows; ++i) {
     const Index count = std::clamp<Index>(i + shift + 1, 0, cols);
-    double sum = 0, all = 0, squares = 0;
+    double sum = 0, all = 0, squares = 0, with_signs = 0;
     for (Index j = 0; j < cols; ++j) {
-      const double m = std::abs(static_cast<double>(values[i * cols + j]));
+      const double value = static_cast<double>(values[i * cols + j]), m = std::abs(value);
       all += m;
       if (j >= count) continue;
+      with_signs += value;
       kept_largest = std::max(kept_largest, m);
       sum += m;
       squares += m * m;
     }
-    kept_norm = std::max(kept_norm, std::sqrt(squares));
+    row_norm = std::max(row_norm, std::sqrt(squares));
+    ones += with_signs * with_signs;
     const auto n = static_cast<double>(count);
     const double error = std::min({std::sqrt(n) * spectral, n * entry, absolute(inner.row, all)});
-    if (error > 0) worst_row = std::max(worst_row, sum > error ? error / (sum - error) : kNone);
+    const double size = sum - error - std::sqrt(n) * lost;
+    if (error > 0) worst_row = std::max(worst_row, size > 0 ? error / size : kNone);
   }
   const auto relative = [](double error, double size) {
-    return size > error && error / (size - error) < 1 ? std::optional(error / (size - error)) : std::nullopt;
+    return size > 0 && error / size < 1 ? std::optional(error / size) : std::nullopt;
   };
   Certificate kept;
   kept.estimated = inner.estimated;
-  kept.entry = relative(entry, kept_largest);
+  kept.entry = relative(entry, kept_largest - entry - lost);
   if (worst_row < 1) kept.row = worst_row;
-  if (spectral < kNone && kept_norm > spectral) {
+  if (spectral < kNone) {
     const double reach = static_cast<double>(std::max(rows, cols) + std::abs(shift));
-    const double norm = (1 + std::ceil(std::log2(std::max(1.0, reach)))) * spectral / (kept_norm - spectral);
-    if (norm < 1) kept.norm = norm;
+    const double triangle = 1 + std::ceil(std::log2(std::max(1.0, reach)));
+    // A matrix is as large as any of its rows, and as its product with the vector of ones of length 1.
+    const double by_row = row_norm - spectral - lost;
+    const double by_ones = std::sqrt(ones / static_cast<double>(std::max<Index>(1, cols))) - triangle * (spectral + lost);
+    kept.norm = relative(triangle * spectral, std::max(by_row, by_ones));
   }
   return kept;
 }
@@ -103,12 +112,18 @@ class CausalMask<T, B>::Formed {
   const T* values(const Mask<T, B>& inner, Index shift) {
     std::call_once(once_, [&] {
       const Index rows = inner.rows(), cols = inner.cols();
-      const auto certificate = inner.report({.columns = std::min(kUnitColumns, cols)}).certificate;
-      backend::Buffer<T, B> all(rows * cols);
-      over_unit_columns<T, B>(
-          cols, [&](Index j, MatrixView<T, B> unit) { inner.multiply(unit, all.matrix(rows, cols).columns(j, unit.cols)); });
+      const Report one = inner.report({.columns = kUnitColumns});
+      backend::Buffer<T, B> all(rows * cols), some(rows * kUnitColumns);
+      over_unit_columns<T, B>(cols, [&](Index j, MatrixView<T, B> unit) {
+        const MatrixView<T, B> made = some.matrix(rows, kUnitColumns);
+        inner.multiply(unit, made);
+        const Index n = std::min(kUnitColumns, cols - j);
+        backend::copy<T, B>(made.columns(0, n), all.matrix(rows, cols).columns(j, n), Context<B>{});
+      });
       values_ = std::move(all);
-      if (certificate) certificate_ = kept_certificate(*certificate, values_.data(), rows, cols, shift);
+      if (one.certificate) {
+        certificate_ = kept_certificate(*one.certificate, one.rounding_estimate, values_.data(), rows, cols, shift);
+      }
       known_.store(true, std::memory_order_release);
     });
     return values_.data();
@@ -184,7 +199,8 @@ void CausalMask<T, B>::fold_entries_gradient(const T* scratch, VectorView<T, B> 
   backend::Buffer<T, B> bar(count);
   const MatrixView<const T, B> c(scratch, this->rows(), this->cols());
   over_unit_columns<T, B>(this->cols(), [&](Index j, MatrixView<T, B> unit) {
-    inner_->multiply_vjp(unit, c.columns(j, unit.cols), {}, {bar.data(), count}, context);
+    const Index n = std::min(kUnitColumns, this->cols() - j);
+    inner_->multiply_vjp(unit.columns(0, n), c.columns(j, n), {}, {bar.data(), count}, context);
     backend::add_scaled<T, B>(T(1), bar.matrix(1, count), MatrixView<T, B>(parameter_bar.data, 1, count), context);
   });
 }
@@ -244,7 +260,8 @@ std::vector<Report> CausalMask<T, B>::candidates(Shape shape) const {
       }
     }
     r.extra_bytes += one.front().extra_bytes;
-    r.extra_bytes += sizeof(T) * static_cast<std::size_t>(this->rows() * this->cols() * 2 + this->cols() * kUnitColumns);
+    r.extra_bytes +=
+        sizeof(T) * static_cast<std::size_t>(this->rows() * this->cols() * 2 + (this->rows() + this->cols()) * kUnitColumns);
   }
   return {r};
 }

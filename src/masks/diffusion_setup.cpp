@@ -247,7 +247,7 @@ std::vector<double> dense_kernel(const Operator& op, const Decomposition& d, dou
       if (component[static_cast<std::size_t>(i)] != component[static_cast<std::size_t>(j)]) {
         m(i, j) = 0;
       } else if (positive && !derivative) {
-        m(i, j) = std::max(0.0, m(i, j));
+        m(i, j) = m(i, j) < 0 ? 0 : m(i, j);  // NaN stays
       }
     }
   }

@@ -5,7 +5,7 @@
 
 #include "backend/elementwise.hpp"
 #include "backend/fft.hpp"
-#include "backend/rows.hpp"
+#include "backend/seen.hpp"
 #include "backend/transfers.hpp"
 #include "core/compiled_backend.hpp"
 #include "masks/grid_cost.hpp"
@@ -71,9 +71,9 @@ class GridMask<T, B>::State {
     return class_rows_.get(context, [&] { return backend::PlacedRows<B>(classes().offsets, context); });
   }
 
-  // Causal on several axes: what comes first is the raster's order, which ends within patches and rows.
-  bool raster_order() const {
-    return causal && std::count_if(sizes.begin(), sizes.end(), [](Index n) { return n > 1; }) > 1;
+  // Engines under which zeros of the mask are sums that cancel. On one axis only FFT: the others leave out what is 0.
+  bool zeros_cancel(const std::string& engine) const {
+    return engine == "fft" || std::count_if(sizes.begin(), sizes.end(), [](Index n) { return n > 1; }) > 1;
   }
 
   std::vector<Index> sizes;
@@ -103,6 +103,7 @@ struct GridMask<T, B>::Values {
   }
   void finish(const State& state) {
     finish_grid_table(state.causal, table);
+    has_zeros = std::find(table.begin(), table.end(), 0.0) != table.end();
     applied = backend::uploaded<T, B>(table);
   }
   // The engines of the host; `before`: those of the mask that this one is a parameter step from.
@@ -126,6 +127,9 @@ struct GridMask<T, B>::Values {
   std::span<const double> parameters() const { return function ? function->parameters() : std::span<const double>(given); }
   const T* spectrum(const State& state, const Context<B>& context) {
     return frequencies.get(context, [&] { return state.fft().spectrum(table.data(), context); }).data();
+  }
+  const backend::PlacedSeen<B>& seen(const State& state, const Context<B>& context) {
+    return seen_offsets.get(context, [&] { return backend::PlacedSeen<B>(grid_seen_offsets(state.sizes, table)); });
   }
   // Sums over the distances' classes to the function's parameters.
   const backend::PlacedRows<B>& parameter_rows(const State& state, const Context<B>& context) {
@@ -154,6 +158,8 @@ struct GridMask<T, B>::Values {
   std::optional<DistanceFunction> function;
   backend::Buffer<T, B> applied;
   FirstNeed<B, backend::Buffer<T, B>> frequencies;
+  bool has_zeros = false;
+  FirstNeed<B, backend::PlacedSeen<B>> seen_offsets;
   backend::SumRows derivative_rows;
   FirstNeed<B, backend::PlacedRows<B>> derivatives;
   std::vector<std::unique_ptr<const GridEngine<T>>> engines;  // beside tiles and FFT
@@ -283,12 +289,14 @@ std::vector<Report> GridMask<T, B>::watched_candidates(Shape shape, const Progre
   for (const auto& engine : values_->engines) {
     double best = all.front().predicted_seconds;
     for (const Report& r : all) best = std::min(best, r.predicted_seconds);
-    const std::size_t known = all.size();
     engine->add_candidates(shape, best, all, SetUpWatch(progress));
-    // grid_row_sizes holds the table three times.
-    for (std::size_t k = known; shape.rank > 0 && state_->raster_order() && k < all.size(); ++k) {
-      all[k].extra_bytes += 3 * sizeof(double) * static_cast<std::size_t>(state_->table_size);
-    }
+  }
+  for (Report& r : all) {
+    if (shape.rank == 0 || r.engine == "direct" || !values_->has_zeros || !state_->zeros_cancel(r.engine)) continue;
+    // Runs of the table are at least an offset apart; sorted as pairs before they are written.
+    const std::size_t runs = static_cast<std::size_t>(state_->table_size / 2 + 1);
+    r.extra_bytes += backend::clear_unseen_bytes(state_->length, shape.rank) +
+                     runs * (2 * sizeof(Index) * 2 + 2 * sizeof(std::int32_t) * (state_->sizes.size() + 1));
   }
   return all;
 }
@@ -362,21 +370,14 @@ void GridMask<T, B>::apply_low_rank(const LowRankInputs<T, B>& in, const LowRank
   const Shape shape{.columns = in.x.cols, .rank = std::max<Index>(1, in.a.cols)};
   set_up(shape, context);
   if (this->runs_by_tiles(shape)) return this->low_rank_by_tiles(in, out, transpose, context);
-  const Report chosen = this->report(shape);
-  if (chosen.engine == "fft") {
+  const std::string engine = this->report(shape).engine;
+  if (engine == "fft") {
     state_->fft().multiply_low_rank(values_->spectrum(*state_, context), in, out, transpose, context);
-    if (!out.row_sum) return;
-    const auto noise = backend::toeplitz_fft_noise(state_->sizes, values_->table, std::numeric_limits<T>::epsilon());
-    return backend::clear_noise<T, B>(noise, {}, in.a, in.b, out.row_sum, context);
+  } else if constexpr (std::is_same_v<B, Cpu>) {
+    values_->engine(engine)->multiply_low_rank(engine, in, out, transpose, context);
   }
-  if constexpr (std::is_same_v<B, Cpu>) {
-    values_->engine(chosen.engine)->multiply_low_rank(chosen.engine, in, out, transpose, context);
-    // Zeros of raster order are sums that cancel, up to the row error.
-    if (!out.row_sum || !state_->raster_order() || !chosen.certificate || !chosen.certificate->row) return;
-    std::vector<double> sizes = grid_row_sizes(state_->sizes, values_->table);
-    if (transpose) std::reverse(sizes.begin(), sizes.end());
-    backend::clear_noise<T, B>({.of_largest = *chosen.certificate->row + 4 * chosen.rounding_estimate},
-                               {sizes.data(), state_->length}, in.a, in.b, out.row_sum, context);
+  if (out.row_sum && values_->has_zeros && state_->zeros_cancel(engine)) {
+    backend::clear_unseen<T, B>(values_->seen(*state_, context), transpose, in.a, in.b, out.row_sum, context);
   }
 }
 

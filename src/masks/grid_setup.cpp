@@ -189,33 +189,41 @@ void finish_grid_table(bool causal, std::vector<double>& table) {
   }
 }
 
-std::vector<double> grid_row_sizes(const std::vector<Index>& sizes, const std::vector<double>& table) {
-  // Along axis t row i reads the offsets i - (n - 1) .. i, entries i .. i + n - 1: one axis after the other, 2 n - 1 entries
-  // become n sums over n of them. What is left: rows before the axis (windows already) and entries of the axes after it.
-  std::vector<double> sums(table.size()), next;
-  std::transform(table.begin(), table.end(), sums.begin(), [](double t) { return std::abs(t); });
-  Index before = 1, after = static_cast<Index>(table.size());
+backend::SeenOffsets grid_seen_offsets(const std::vector<Index>& sizes, const std::vector<double>& table) {
+  backend::SeenOffsets seen;
   for (const Index n : sizes) {
-    const Index wide = 2 * n - 1;
-    after /= wide;
-    next.assign(static_cast<std::size_t>(before * n * after), 0.0);
-    std::vector<double> prefix(static_cast<std::size_t>(wide + 1));
-    for (Index b = 0; b < before; ++b) {
-      for (Index a = 0; a < after; ++a) {
-        for (Index o = 0; o < wide; ++o) {
-          prefix[static_cast<std::size_t>(o + 1)] =
-              prefix[static_cast<std::size_t>(o)] + sums[static_cast<std::size_t>((b * wide + o) * after + a)];
-        }
-        for (Index i = 0; i < n; ++i) {
-          next[static_cast<std::size_t>((b * n + i) * after + a)] =
-              prefix[static_cast<std::size_t>(i + n)] - prefix[static_cast<std::size_t>(i)];
-        }
-      }
-    }
-    sums.swap(next);
-    before *= n;
+    if (n > 1) seen.sizes.push_back(static_cast<std::int32_t>(n));
   }
-  return sums;
+  if (seen.sizes.empty()) seen.sizes.push_back(1);
+  const std::size_t axes = seen.sizes.size(), record = axes + 1;
+  const Index n = seen.sizes.back(), wide = 2 * n - 1;
+  // Runs by their start in the table, then the longest first; of equal length in the table's order.
+  std::vector<std::pair<Index, Index>> runs;
+  const auto size = static_cast<Index>(table.size());
+  for (Index p = 0; p < size;) {
+    if (table[static_cast<std::size_t>(p)] == 0) {
+      ++p;
+      continue;
+    }
+    const Index first = p, end = p - p % wide + wide;
+    while (p < end && table[static_cast<std::size_t>(p)] != 0) ++p;
+    runs.emplace_back(first, p - first);
+  }
+  std::stable_sort(runs.begin(), runs.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  seen.runs.resize(runs.size() * record);
+  for (std::size_t k = 0; k < runs.size(); ++k) {
+    std::int32_t* run = seen.runs.data() + k * record;
+    const auto [first, length] = runs[k];
+    run[axes - 1] = static_cast<std::int32_t>(first % wide - (n - 1));
+    run[axes] = static_cast<std::int32_t>(run[axes - 1] + length - 1);
+    Index rest = first / wide;
+    for (std::size_t t = axes - 1; t-- > 0;) {
+      const Index across = 2 * static_cast<Index>(seen.sizes[t]) - 1;
+      run[t] = static_cast<std::int32_t>(rest % across - (seen.sizes[t] - 1));
+      rest /= across;
+    }
+  }
+  return seen;
 }
 
 namespace {

@@ -7,6 +7,7 @@
 #include <espalier/functions/distance_function.hpp>
 #include <espalier/masks/grid.hpp>
 
+#include "backend/seen.hpp"
 #include "backend/transfers.hpp"
 
 #include <cstdint>
@@ -50,8 +51,8 @@ ESPALIER_EXPORT backend::SumRows grid_parameter_rows(const GridClasses& classes,
 // row-major, as the index is), entries below 1e-30 of the largest set to 0.
 ESPALIER_EXPORT void finish_grid_table(bool causal, std::vector<double>& table);
 
-// sum_j |M_ij| of every row i, by windows of the table; of Mᵀ in the opposite order.
-ESPALIER_EXPORT std::vector<double> grid_row_sizes(const std::vector<Index>& sizes, const std::vector<double>& table);
+// Where the table is not 0.
+ESPALIER_EXPORT backend::SeenOffsets grid_seen_offsets(const std::vector<Index>& sizes, const std::vector<double>& table);
 
 // A grid of one axis as a sequence, when called: values by distance on both sides of the diagonal, and closed forms where f is
 // given.

@@ -166,5 +166,6 @@ ESPALIER_INSTANTIATE(double)
 #undef ESPALIER_INSTANTIATE
 template class Buffer<std::int32_t, Cpu>;
 template class Buffer<std::int64_t, Cpu>;
+template class Buffer<std::uint64_t, Cpu>;
 
 }  // namespace espalier::backend

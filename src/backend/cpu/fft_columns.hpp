@@ -127,8 +127,9 @@ void scatter_extended(const T* line, Index p, bool add, MatrixView<T, Cpu> y, Ve
   }
 }
 
-// The two columns of a pair brought to one size by a power of two, and back: both come with the rounding of the larger one. A
-// column that is not finite is left out of the transform, so that it spoils its own result alone; one of zeros stays zeros.
+// The two columns of a pair brought to one largest number by powers of two, and back: both come with the rounding of the larger
+// one. A column that is not finite is left out of the transform, so that it spoils its own result alone; one of zeros stays
+// zeros.
 template <class T>
 class PairBalance {
  public:
@@ -146,10 +147,12 @@ class PairBalance {
         for (Index j = 0; j < n; ++j) line[2 * j + part] = T(0);
       }
     }
-    // Within a factor of 4 it is not worth a pass over the numbers.
+    // Within a factor of 8 it is not worth a pass over the numbers.
     const int smaller = exponent[0] < exponent[1] ? 0 : 1, apart = exponent[1 - smaller] - exponent[smaller];
     if (known_[0] || known_[1] || apart <= 2) return;
-    up_[smaller] = std::ldexp(T(1), std::min(apart, std::numeric_limits<T>::max_exponent - 8));
+    constexpr int kMost = std::numeric_limits<T>::max_exponent - 8;  // its inverse is a normal number, too
+    up_[smaller] = std::ldexp(T(1), std::min(apart, kMost));
+    if (apart > kMost) up_[1 - smaller] = std::ldexp(T(1), kMost - apart);
     kernels.scale_parts(up_[0], up_[1], n, line);
   }
   // A result for the scaled pair becomes that of the pair itself.

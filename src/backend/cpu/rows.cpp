@@ -2,10 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/rows.hpp"
 
-#include "backend/cpu/parallel.hpp"
-
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 namespace espalier::backend {
@@ -28,12 +25,6 @@ T dot_product(const T* __restrict x, const T* __restrict y, Index n) {
   for (; k < n; ++k) sums[0] += x[k] * y[k];
   for (Index s = 1; s < kSums; ++s) sums[0] += sums[s];
   return sums[0];
-}
-
-// A column of zeros has none, whatever its factor (infinity times 0 is no number); one that is not finite clears nothing.
-double noise_of(const RowNoise& noise, double sum, double norm, double largest) {
-  if (largest == 0 || !std::isfinite(sum)) return 0;
-  return std::min({noise.of_sum * sum, noise.of_norm * norm, noise.of_largest * largest});
 }
 
 }  // namespace
@@ -101,55 +92,12 @@ void add_visible_sums_vjp(double epsilon, const Visible& visible, MatrixView<con
   }
 }
 
-template <class T, class B>
-void clear_noise(const RowNoise& noise, VectorView<const double, B> factors, MatrixView<const T, B> a, MatrixView<const T, B> b,
-                 VectorView<T, B> d, const Context<B>& context) {
-  const auto m = static_cast<std::size_t>(a.cols);
-  // Sums, squares and largest values per block of rows, then in the blocks' order: the bits do not depend on threads.
-  constexpr Index kBlock = 2048;
-  const Index blocks = (b.rows + kBlock - 1) / kBlock;
-  std::vector<double> parts(static_cast<std::size_t>(blocks) * 3 * m, 0.0), bound(m);
-  parallel_for(context, blocks, [&](Index block, int) {
-    double* sums = parts.data() + static_cast<std::size_t>(block) * 3 * m;
-    for (Index j = block * kBlock; j < std::min(b.rows, (block + 1) * kBlock); ++j) {
-      const T* row = b.row(j);
-      for (std::size_t r = 0; r < m; ++r) {
-        const double x = std::abs(static_cast<double>(row[r]));
-        sums[r] += x;
-        sums[m + r] += x * x;
-        sums[2 * m + r] = std::max(sums[2 * m + r], x);
-      }
-    }
-  });
-  for (std::size_t r = 0; r < m; ++r) {
-    double sum = 0, squares = 0, largest = 0;
-    for (std::size_t block = 0; block < static_cast<std::size_t>(blocks); ++block) {
-      const double* part = parts.data() + block * 3 * m + r;
-      sum += part[0];
-      squares += part[m];
-      largest = std::max(largest, part[2 * m]);
-    }
-    bound[r] = noise_of(noise, sum, std::sqrt(squares), largest);
-  }
-  parallel_for(context, (d.size + kBlock - 1) / kBlock, [&](Index block, int) {
-    for (Index i = block * kBlock; i < std::min(d.size, (block + 1) * kBlock); ++i) {
-      const T* row = a.row(i);
-      double most = 0;
-      for (std::size_t r = 0; r < m; ++r) most += std::abs(static_cast<double>(row[r])) * bound[r];
-      if (is_floored(d[i], most * (factors ? factors[i] : 1.0))) d[i] = T(0);
-    }
-  });
-}
-
 #define ESPALIER_INSTANTIATE(T)                                                                                            \
   template Index divide_rows(MatrixView<T, Cpu>, MatrixView<const T, Cpu>, double, const Context<Cpu>&);                   \
   template void divide_rows_vjp(const DividedRows<T, Cpu>&, MatrixView<T, Cpu>, VectorView<T, Cpu>, const Context<Cpu>&);  \
   template void add_visible_sums(double, const Visible&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, MatrixView<T, Cpu>, \
                                  const Context<Cpu>&);                                                                     \
-  template void add_visible_sums_vjp(double, const Visible&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>,                 \
-                                     const Context<Cpu>&);                                                                 \
-  template void clear_noise(const RowNoise&, VectorView<const double, Cpu>, MatrixView<const T, Cpu>,                      \
-                            MatrixView<const T, Cpu>, VectorView<T, Cpu>, const Context<Cpu>&);
+  template void add_visible_sums_vjp(double, const Visible&, MatrixView<const T, Cpu>, MatrixView<T, Cpu>, const Context<Cpu>&);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(double)
 #undef ESPALIER_INSTANTIATE

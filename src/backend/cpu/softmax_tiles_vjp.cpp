@@ -8,6 +8,7 @@
 #include "backend/cpu/softmax_stripe.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "backend/cpu/targets.hpp"
@@ -246,12 +247,16 @@ class SoftmaxBackward {
           const auto u = hn::Sub(acc.c[r][v], hn::Load(d, deltas_.data() + i + l));
           if constexpr (kEntries) {
             if (h.mask_sink) {
-              // exp(s) / Z may overflow where the entry is 0, as Z leaves that pair out; inf * 0 would be NaN below.
-              const auto most = hn::Set(d, std::numeric_limits<T>::max());
+              // exp(s) / Z may overflow where the entry is 0, as Z leaves that pair out. Cut at 2^64 (double: 2^512), which
+              // leaves room for products and sums.
+              const auto most = hn::Set(d, std::ldexp(T(1), sizeof(T) == sizeof(float) ? 64 : 512));
               w = hn::IfThenElse(hn::Gt(w, most), most, w);  // NaN stays
               store_gradient(mask_bar_, i + l, j + r, hn::Mul(w, u));
             }
-            if (rules.mask) w = hn::Mul(w, hn::LoadU(d, rules.mask + (j + r) * rules.mask_step + l));
+            if (rules.mask) {
+              const auto m = hn::LoadU(d, rules.mask + (j + r) * rules.mask_step + l);
+              w = hn::IfThenElse(hn::Eq(m, hn::Zero(d)), m, hn::Mul(w, m));  // 0 also where the score is NaN
+            }
           }
           const auto g = hn::Mul(w, u);
           hn::Store(w, d, p + at);

@@ -187,5 +187,6 @@ ESPALIER_INSTANTIATE(double)
 #undef ESPALIER_INSTANTIATE
 template class Buffer<std::int32_t, Cuda>;
 template class Buffer<std::int64_t, Cuda>;
+template class Buffer<std::uint64_t, Cuda>;
 
 }  // namespace espalier::backend

@@ -123,59 +123,6 @@ void add_first_rows(double factor, DeviceMatrix<const T> x, const Counts& counts
   over_elements(y.rows, y.cols, context, AddFirstRows<T>{x, sums, counts, factor, y});
 }
 
-// Of |x| within chunks of rows: sum, sum of squares, largest.
-template <class T>
-struct ChunkSizes {
-  DeviceMatrix<const T> x;
-  DeviceMatrix<double> sums, squares, largest;
-  __device__ void operator()(Index chunk, Index c) const {
-    const Index first = chunk * kChunk, last = first + kChunk < x.rows ? first + kChunk : x.rows;
-    double sum = 0, square = 0, most = 0;
-    for (Index i = first; i < last; ++i) {
-      const double value = static_cast<double>(x(i, c)), size = value < 0 ? -value : value;
-      sum += size;
-      square += size * size;
-      if (size > most) most = size;
-    }
-    sums(chunk, c) = sum;
-    squares(chunk, c) = square;
-    largest(chunk, c) = most;
-  }
-};
-// A column's noise, in the first row of its sums. A column of zeros has none (infinity times 0 is no number), one that is not
-// finite clears nothing.
-struct ColumnNoise {
-  DeviceMatrix<double> sums, squares, largest;
-  RowNoise noise;
-  __device__ void operator()(Index, Index c) const {
-    double sum = 0, square = 0, most = 0;
-    for (Index chunk = 0; chunk < sums.rows; ++chunk) {
-      sum += sums(chunk, c);
-      square += squares(chunk, c);
-      if (largest(chunk, c) > most) most = largest(chunk, c);
-    }
-    double least = noise.of_sum * sum;
-    if (noise.of_norm * std::sqrt(square) < least) least = noise.of_norm * std::sqrt(square);
-    if (noise.of_largest * most < least) least = noise.of_largest * most;
-    sums(0, c) = most == 0 || !(sum < 1.7e308) ? 0.0 : least;
-  }
-};
-template <class T>
-struct ClearNoise {
-  DeviceMatrix<const T> a;
-  DeviceMatrix<double> bounds;  // in its first row
-  const double* factors;
-  T* d;
-  __device__ void operator()(Index i, Index) const {
-    double most = 0;
-    for (Index r = 0; r < a.cols; ++r) {
-      const double value = static_cast<double>(a(i, r));
-      most += (value < 0 ? -value : value) * bounds(0, r);
-    }
-    if (floored(d[i], factors != nullptr ? most * factors[i] : most)) d[i] = T(0);
-  }
-};
-
 }  // namespace
 
 template <class T, class B>
@@ -215,27 +162,13 @@ void add_visible_sums_vjp(double epsilon, const Visible& visible, MatrixView<con
   add_first_rows<T>(epsilon, reversed, counts, on_device(v_bar.row_range(0, visible.keys)), context);
 }
 
-template <class T, class B>
-void clear_noise(const RowNoise& noise, VectorView<const double, B> factors, MatrixView<const T, B> a, MatrixView<const T, B> b,
-                 VectorView<T, B> d, const Context<B>& context) {
-  const Index m = a.cols, chunks = (b.rows + kChunk - 1) / kChunk, part = chunks * m;
-  if (part == 0) return;
-  Buffer<double, Cuda> memory(3 * part, context);
-  const auto sizes = [&](Index k) { return DeviceMatrix<double>{memory.data() + k * part, chunks, m, m}; };
-  over_elements(chunks, m, context, ChunkSizes<T>{on_device(b), sizes(0), sizes(1), sizes(2)});
-  over_elements(1, m, context, ColumnNoise{sizes(0), sizes(1), sizes(2), noise});
-  over_elements(d.size, 1, context, ClearNoise<T>{on_device(a), sizes(0), factors.data, d.data});
-}
-
 #define ESPALIER_INSTANTIATE(T)                                                                                               \
   template Index divide_rows(MatrixView<T, Cuda>, MatrixView<const T, Cuda>, double, const Context<Cuda>&);                   \
   template void divide_rows_vjp(const DividedRows<T, Cuda>&, MatrixView<T, Cuda>, VectorView<T, Cuda>, const Context<Cuda>&); \
   template void add_visible_sums(double, const Visible&, MatrixView<const T, Cuda>, MatrixView<T, Cuda>, MatrixView<T, Cuda>, \
                                  const Context<Cuda>&);                                                                       \
   template void add_visible_sums_vjp(double, const Visible&, MatrixView<const T, Cuda>, MatrixView<T, Cuda>,                  \
-                                     const Context<Cuda>&);                                                                   \
-  template void clear_noise(const RowNoise&, VectorView<const double, Cuda>, MatrixView<const T, Cuda>,                       \
-                            MatrixView<const T, Cuda>, VectorView<T, Cuda>, const Context<Cuda>&);
+                                     const Context<Cuda>&);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(double)
 #undef ESPALIER_INSTANTIATE
