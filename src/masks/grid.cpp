@@ -293,10 +293,10 @@ std::vector<Report> GridMask<T, B>::watched_candidates(Shape shape, const Progre
   }
   for (Report& r : all) {
     if (shape.rank == 0 || r.engine == "direct" || !values_->has_zeros || !state_->zeros_cancel(r.engine)) continue;
-    // Runs of the table are at least an offset apart; sorted as pairs before they are written.
+    // Runs of the table are at least an offset apart; sorted as pairs, then written, placed and uploaded: four copies.
     const std::size_t runs = static_cast<std::size_t>(state_->table_size / 2 + 1);
     r.extra_bytes += backend::clear_unseen_bytes(state_->length, shape.rank) +
-                     runs * (2 * sizeof(Index) * 2 + 2 * sizeof(std::int32_t) * (state_->sizes.size() + 1));
+                     runs * (2 * sizeof(Index) * 2 + 4 * sizeof(std::int32_t) * (state_->sizes.size() + 1));
   }
   return all;
 }
