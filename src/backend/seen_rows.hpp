@@ -7,7 +7,7 @@
 
 namespace espalier::backend {
 
-// Sixty-four features of a row as bits: which are not 0.
+// Sixty-four features as bits: which are not 0.
 template <class T>
 ESPALIER_EVERYWHERE inline std::uint64_t feature_word(const T* row, Index count) {
   std::uint64_t word = 0;
@@ -15,27 +15,24 @@ ESPALIER_EVERYWHERE inline std::uint64_t feature_word(const T* row, Index count)
   return word;
 }
 
-// Keys of all features as words, `words` a key, and the same over 64 keys at a time, whatever line they are in.
-struct KeyWords {
-  const std::uint64_t* keys;
-  const std::uint64_t* blocks;
-  Index words;
+// What rows and keys have as words, `count` a row, and of keys the same over 64 at a time, whatever line they are in.
+struct FeatureWords {
+  const std::uint64_t *rows, *keys, *blocks;
+  Index count;
 };
 
-template <class T>
-ESPALIER_EVERYWHERE inline bool shares_feature(const T* row, Index features, const std::uint64_t* words) {
-  for (Index r = 0; r < features; ++r) {
-    if ((words[r / 64] >> (r % 64) & 1) != 0 && row[r] != T(0)) return true;
+ESPALIER_EVERYWHERE inline bool share_feature(const std::uint64_t* a, const std::uint64_t* b, Index words) {
+  for (Index w = 0; w < words; ++w) {
+    if ((a[w] & b[w]) != 0) return true;
   }
   return false;
 }
 
-// Whether row i, with the features `row`, sees a key. direction: 1 for M, -1 for its transpose.
-template <class T>
-ESPALIER_EVERYWHERE inline bool sees_key(const SeenGrid& grid, const KeyWords& keys, Index i, int direction, const T* row,
-                                         Index features) {
+// Whether row i sees a key. direction: 1 for M, -1 for its transpose.
+ESPALIER_EVERYWHERE inline bool sees_key(const SeenGrid& grid, const FeatureWords& words, Index i, int direction) {
   // 32 bits hold a grid's length; a division of 64 bits is a call on a device.
   const auto row_index = static_cast<std::int32_t>(i);
+  const std::uint64_t* row = words.rows + i * words.count;
   const int last = grid.axes - 1;
   const std::int32_t n = grid.sizes[last], at_last = row_index % n;
   for (Index k = 0; k < grid.count; ++k) {
@@ -52,11 +49,11 @@ ESPALIER_EVERYWHERE inline bool sees_key(const SeenGrid& grid, const KeyWords& k
     const std::int32_t end = direction > 0 ? at_last - run[last] : at_last + run[last + 1];
     const std::int32_t to = line + (end < n - 1 ? end : n - 1);
     for (Index j = line + (first > 0 ? first : 0); j <= to;) {
-      if (j % 64 == 0 && !shares_feature(row, features, keys.blocks + j / 64 * keys.words)) {
+      if (j % 64 == 0 && !share_feature(row, words.blocks + j / 64 * words.count, words.count)) {
         j += 64;
         continue;
       }
-      if (shares_feature(row, features, keys.keys + j * keys.words)) return true;
+      if (share_feature(row, words.keys + j * words.count, words.count)) return true;
       ++j;
     }
   }

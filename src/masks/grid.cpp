@@ -129,7 +129,10 @@ struct GridMask<T, B>::Values {
     return frequencies.get(context, [&] { return state.fft().spectrum(table.data(), context); }).data();
   }
   const backend::PlacedSeen<B>& seen(const State& state, const Context<B>& context) {
-    return seen_offsets.get(context, [&] { return backend::PlacedSeen<B>(grid_seen_offsets(state.sizes, table)); });
+    return seen_offsets.get(context, [&] {
+      offsets_seen = grid_seen_offsets(state.sizes, table);
+      return backend::PlacedSeen<B>(offsets_seen, context);
+    });
   }
   // Sums over the distances' classes to the function's parameters.
   const backend::PlacedRows<B>& parameter_rows(const State& state, const Context<B>& context) {
@@ -159,6 +162,7 @@ struct GridMask<T, B>::Values {
   backend::Buffer<T, B> applied;
   FirstNeed<B, backend::Buffer<T, B>> frequencies;
   bool has_zeros = false;
+  backend::SeenOffsets offsets_seen;
   FirstNeed<B, backend::PlacedSeen<B>> seen_offsets;
   backend::SumRows derivative_rows;
   FirstNeed<B, backend::PlacedRows<B>> derivatives;
@@ -293,10 +297,10 @@ std::vector<Report> GridMask<T, B>::watched_candidates(Shape shape, const Progre
   }
   for (Report& r : all) {
     if (shape.rank == 0 || r.engine == "direct" || !values_->has_zeros || !state_->zeros_cancel(r.engine)) continue;
-    // Runs of the table are at least an offset apart; sorted as pairs, then written, placed and uploaded: four copies.
+    // Runs of the table are at least an offset apart; sorted as pairs in a growing list, kept on the host and in the backend.
     const std::size_t runs = static_cast<std::size_t>(state_->table_size / 2 + 1);
     r.extra_bytes += backend::clear_unseen_bytes(state_->length, shape.rank) +
-                     runs * (2 * sizeof(Index) * 2 + 4 * sizeof(std::int32_t) * (state_->sizes.size() + 1));
+                     runs * (8 * sizeof(Index) + 2 * sizeof(std::int32_t) * (state_->sizes.size() + 1));
   }
   return all;
 }

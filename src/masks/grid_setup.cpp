@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 namespace espalier {
@@ -190,38 +191,37 @@ void finish_grid_table(bool causal, std::vector<double>& table) {
 }
 
 backend::SeenOffsets grid_seen_offsets(const std::vector<Index>& sizes, const std::vector<double>& table) {
-  backend::SeenOffsets seen;
-  for (const Index n : sizes) {
-    if (n > 1) seen.sizes.push_back(static_cast<std::int32_t>(n));
-  }
-  if (seen.sizes.empty()) seen.sizes.push_back(1);
-  const std::size_t axes = seen.sizes.size(), record = axes + 1;
-  const Index n = seen.sizes.back(), wide = 2 * n - 1;
+  std::vector<Index> kept;
+  std::copy_if(sizes.begin(), sizes.end(), std::back_inserter(kept), [](Index n) { return n > 1; });
+  if (kept.empty()) kept.push_back(1);
   // Runs by their start in the table, then the longest first; of equal length in the table's order.
+  const Index n = kept.back(), wide = 2 * n - 1, size = static_cast<Index>(table.size());
   std::vector<std::pair<Index, Index>> runs;
-  const auto size = static_cast<Index>(table.size());
   for (Index p = 0; p < size;) {
-    if (table[static_cast<std::size_t>(p)] == 0) {
-      ++p;
-      continue;
-    }
     const Index first = p, end = p - p % wide + wide;
     while (p < end && table[static_cast<std::size_t>(p)] != 0) ++p;
-    runs.emplace_back(first, p - first);
+    if (p > first) runs.emplace_back(first, p - first);
+    if (p < end) ++p;  // a 0
   }
   std::stable_sort(runs.begin(), runs.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
-  seen.runs.resize(runs.size() * record);
-  for (std::size_t k = 0; k < runs.size(); ++k) {
-    std::int32_t* run = seen.runs.data() + k * record;
-    const auto [first, length] = runs[k];
+  backend::SeenOffsets seen;
+  const std::size_t axes = kept.size();
+  seen.axes = static_cast<Index>(axes);
+  seen.numbers.assign(2 * axes + runs.size() * (axes + 1), 1);
+  for (std::size_t t = axes; t-- > 0;) {
+    seen.numbers[t] = static_cast<std::int32_t>(kept[t]);
+    if (t > 0) seen.numbers[axes + t - 1] = seen.numbers[axes + t] * seen.numbers[t];
+  }
+  std::int32_t* run = seen.numbers.data() + 2 * axes;
+  for (const auto& [first, length] : runs) {
     run[axes - 1] = static_cast<std::int32_t>(first % wide - (n - 1));
     run[axes] = static_cast<std::int32_t>(run[axes - 1] + length - 1);
     Index rest = first / wide;
     for (std::size_t t = axes - 1; t-- > 0;) {
-      const Index across = 2 * static_cast<Index>(seen.sizes[t]) - 1;
-      run[t] = static_cast<std::int32_t>(rest % across - (seen.sizes[t] - 1));
-      rest /= across;
+      run[t] = static_cast<std::int32_t>(rest % (2 * kept[t] - 1) - (kept[t] - 1));
+      rest /= 2 * kept[t] - 1;
     }
+    run += axes + 1;
   }
   return seen;
 }

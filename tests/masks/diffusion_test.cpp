@@ -1,6 +1,7 @@
 // Diffusion masks against a dense exponential of the test's own: laws, certificates, semigroup, gradients, errors.
 // SPDX-License-Identifier: Apache-2.0
 #include <espalier/core/error.hpp>
+#include <espalier/core/random.hpp>
 #include <espalier/masks/causal.hpp>
 #include <espalier/masks/diffusion.hpp>
 
@@ -222,6 +223,37 @@ TEST_CASE("both engines agree, also on many columns") {
         difference = std::max(difference, std::abs(y[p] - z[p])), size = std::max(size, std::abs(z[p]));
     }
     CHECK(difference < 2e-11 * size);
+  }
+}
+
+TEST_CASE("eigen: zeros between components, the identity at time 0, nothing below 0") {
+  // Two random graphs of odd and of even nodes, joined by an edge of weight 0; a long path, whose far ends only rounding
+  // reaches; a node alone.
+  std::vector<es::Edge> edges;
+  const es::Random random(5);
+  for (es::Index i = 0; i + 2 < 40; ++i) edges.push_back({i, i + 2, 0.1 + random.uniform(static_cast<std::uint64_t>(i))});
+  for (es::Index i = 0; i < 30; ++i) {
+    const auto far = static_cast<es::Index>(20 * random.uniform(static_cast<std::uint64_t>(100 + i)));
+    if (i % 20 != far) edges.push_back({2 * (i % 20) + i / 20, 2 * far + i / 20, 1.5});
+  }
+  edges.push_back({0, 1, 0.0});
+  for (es::Index i = 40; i + 1 < 100; ++i) edges.push_back({i, i + 1});
+  const auto graph = std::make_shared<const es::Graph>(101, edges);
+  const auto part = [](es::Index i) { return i < 40 ? i % 2 : i < 100 ? 2 : 3; };
+  for (const Op op : kOperators) {
+    for (const double time : {0.0, 0.01, 2.0}) {
+      const es::DiffusionMask<double> mask(graph, time, op, {.engine = "eigen"});
+      const es::Entries<double> e = mask.entries();
+      for (es::Index i = 0; i < 101; ++i) {
+        for (es::Index j = 0; j < 101; ++j) {
+          const double m = e.values[i * e.values_stride + j];
+          if (part(i) != part(j)) CHECK(m == 0);
+          if (time == 0) CHECK(m == doctest::Approx(i == j ? 1.0 : 0.0).epsilon(1e-15));
+          if (time == 0 && i != j) CHECK(m == 0);
+          CHECK(m >= 0);
+        }
+      }
+    }
   }
 }
 

@@ -10,36 +10,35 @@ namespace espalier::backend {
 namespace {
 
 template <class T>
-struct WriteKeyWords {
-  DeviceMatrix<const T> b;
-  std::uint64_t* keys;
-  Index words;
+struct WriteWords {
+  DeviceMatrix<const T> m;
+  std::uint64_t* words;
+  Index count;
   __device__ void operator()(Index j, Index w) const {
-    const Index left = b.cols - 64 * w;
-    keys[j * words + w] = feature_word(&b(j, 64 * w), left < 64 ? left : Index{64});
+    const Index left = m.cols - 64 * w;
+    words[j * count + w] = feature_word(&m(j, 64 * w), left < 64 ? left : Index{64});
   }
 };
 struct WriteBlockWords {
   const std::uint64_t* keys;
   std::uint64_t* blocks;
-  Index words, rows;
+  Index count, rows;
   __device__ void operator()(Index block, Index w) const {
     std::uint64_t all = 0;
-    for (Index j = block * 64; j < rows && j < block * 64 + 64; ++j) all |= keys[j * words + w];
-    blocks[block * words + w] = all;
+    for (Index j = block * 64; j < rows && j < block * 64 + 64; ++j) all |= keys[j * count + w];
+    blocks[block * count + w] = all;
   }
 };
 template <class T>
 struct ClearUnseen {
   SeenGrid grid;
-  KeyWords keys;
+  FeatureWords words;
   int direction;
-  DeviceMatrix<const T> a;
   T* d;
   __device__ void operator()(Index i, Index) const {
     const T sum = d[i];
     if (!(sum - sum == T(0)) || sum == T(0)) return;  // not finite: stays
-    if (!sees_key(grid, keys, i, direction, &a(i, 0), a.cols)) d[i] = T(0);
+    if (!sees_key(grid, words, i, direction)) d[i] = T(0);
   }
 };
 
@@ -48,13 +47,13 @@ struct ClearUnseen {
 template <class T, class B>
 void clear_unseen(const PlacedSeen<B>& seen, bool transpose, MatrixView<const T, B> a, MatrixView<const T, B> b,
                   VectorView<T, B> d, const Context<B>& context) {
-  const Index words = (b.cols + 63) / 64, blocks = (b.rows + 63) / 64;
-  if (words == 0) return;
-  Buffer<std::uint64_t, B> memory((b.rows + blocks) * words, context);
-  std::uint64_t *keys = memory.data(), *all = keys + b.rows * words;
-  over_elements(b.rows, words, context, WriteKeyWords<T>{on_device(b), keys, words});
-  over_elements(blocks, words, context, WriteBlockWords{keys, all, words, b.rows});
-  over_elements(d.size, 1, context, ClearUnseen<T>{seen.grid(), {keys, all, words}, transpose ? -1 : 1, on_device(a), d.data});
+  const Index count = (b.cols + 63) / 64, blocks = (b.rows + 63) / 64;
+  Buffer<std::uint64_t, B> memory((2 * b.rows + blocks) * count, context);
+  std::uint64_t *rows = memory.data(), *keys = rows + b.rows * count, *all = keys + b.rows * count;
+  over_elements(a.rows, count, context, WriteWords<T>{on_device(a), rows, count});
+  over_elements(b.rows, count, context, WriteWords<T>{on_device(b), keys, count});
+  over_elements(blocks, count, context, WriteBlockWords{keys, all, count, b.rows});
+  over_elements(d.size, 1, context, ClearUnseen<T>{seen.grid(), {rows, keys, all, count}, transpose ? -1 : 1, d.data});
 }
 
 #define ESPALIER_INSTANTIATE(T)                                                                                   \
