@@ -34,7 +34,8 @@ template <class T>
 struct SequenceForm {
   ChunkBasis<T> basis;
   ExponentialSum lower, upper;
-  std::string reason;  // how it was found; why it cannot be, where basis.met is false
+  double rounding = 0;  // kinds row and entry: what cancelling terms leave, relative to the largest entry
+  std::string reason;   // how it was found; why it cannot be, where basis.met is false
   bool met() const { return basis.met; }
 };
 
@@ -93,8 +94,9 @@ class SequenceEngines final : public GridEngine<T> {
   SequenceForm<T> make_exponentials(bool plain, const SetUpWatch& watch) const;
   SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap, const SetUpWatch& watch) const;
   SequenceForm<T> make_band(bool plain, const SetUpWatch& watch) const;
-  std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, std::string& reason,
-                                         const SetUpWatch& watch) const;
+  // rounding becomes the larger of itself and of what this side's terms leave.
+  std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, double& rounding,
+                                         std::string& reason, const SetUpWatch& watch) const;
   Report report(Kind kind, const SequenceForm<T>& form, Shape shape) const;
   bool wanted(const char* name) const;
   const SequenceValues& source() const;

@@ -243,6 +243,41 @@ TEST_CASE_TEMPLATE("exponentials: moments of whole pages, with row sums and with
   }
 }
 
+// d^2.2 as a sum of decays needs terms hundreds of times larger than itself: float has no room for them at 1e-6, double has.
+TEST_CASE("exponentials: terms that cancel beyond the type's digits are refused, others count in the rounding estimate") {
+  const Index n = 400;
+  const auto table = [&](const auto& f) {
+    std::vector<double> values;
+    for (Index d = 1 - n; d < n; ++d) values.push_back(f(std::abs(static_cast<double>(d))));
+    return values;
+  };
+  const auto worst_row = [&]<class T>(const GridMask<T>& mask, const std::vector<double>& values) {
+    const std::vector<T> one(static_cast<std::size_t>(n), T(1));
+    std::vector<T> y(one.size());
+    mask.multiply({one.data(), n, 1}, {y.data(), n, 1});
+    double worst = 0;
+    for (Index i = 0; i < n; ++i) {
+      double sum = 0;
+      for (Index j = 0; j < n; ++j) sum += values[static_cast<std::size_t>(i - j + n - 1)];
+      worst = std::max(worst, std::abs(static_cast<double>(y[static_cast<std::size_t>(i)]) / sum - 1));
+    }
+    return worst;
+  };
+  const std::vector<double> growing = table([](double d) { return std::pow(d, 2.2); });
+  const GridMask<float> in_float({n}, growing, forced<float>("exponentials", 1e-6));
+  CHECK_THROWS_WITH_AS(in_float.report({.columns = 1}), doctest::Contains("its terms cancel"), ValueError);
+  CHECK(worst_row(GridMask<float>({n}, growing, forced<float>("auto", 1e-6)), growing) <= 2e-6);
+  const GridMask<double> in_double({n}, growing, forced<double>("exponentials", 1e-6));
+  CHECK(worst_row(in_double, growing) <= 1e-6);
+
+  const std::vector<double> gaussian = table([](double d) { return std::exp(-d * d / 9e4); });
+  const GridMask<float> served({n}, gaussian, forced<float>("exponentials", 1e-6));
+  const Report report = served.report({.columns = 1});
+  CHECK(report.rounding_estimate > 8 * std::numeric_limits<float>::epsilon());
+  CHECK(report.rounding_estimate <= 1e-5);
+  CHECK(worst_row(served, gaussian) <= report.certificate->row.value() + report.rounding_estimate);
+}
+
 // Constant input is the worst for a running sum: every step rounds the same way.
 TEST_CASE("exponentials in float: slow decays do not drift") {
   const Index n = Index{1} << 17;
