@@ -34,7 +34,7 @@ template <class T>
 struct SequenceForm {
   ChunkBasis<T> basis;
   ExponentialSum lower, upper;
-  double rounding = 0;  // kinds row and entry: what cancelling terms leave, relative to the largest entry
+  double rounding = 0;  // kinds row and entry: what the terms leave of a row, relative to it
   std::string reason;   // how it was found; why it cannot be, where basis.met is false
   bool met() const { return basis.met; }
 };
@@ -94,9 +94,10 @@ class SequenceEngines final : public GridEngine<T> {
   SequenceForm<T> make_exponentials(bool plain, const SetUpWatch& watch) const;
   SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap, const SetUpWatch& watch) const;
   SequenceForm<T> make_band(bool plain, const SetUpWatch& watch) const;
-  // rounding becomes the larger of itself and of what this side's terms leave.
-  std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, double& rounding,
+  std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, double max_amplification,
                                          std::string& reason, const SetUpWatch& watch) const;
+  SequenceForm<T> form_of_sums(bool plain, Index chunk, Index gap, double max_amplification, const SetUpWatch& watch) const;
+  double most_rounding() const;
   Report report(Kind kind, const SequenceForm<T>& form, Shape shape) const;
   bool wanted(const char* name) const;
   const SequenceValues& source() const;
