@@ -1,4 +1,4 @@
-// Predicted times of products in chunk-basis form and by sliding windows on the host.
+// Flops and predicted times of products in chunk-basis form and by sliding windows on the host.
 // SPDX-License-Identifier: Apache-2.0
 #include "masks/chunk_cost.hpp"
 
@@ -78,6 +78,16 @@ void add_side(const backend::ChunkedToeplitz<T>& p, const backend::ChunkSide<T>&
 }
 
 }  // namespace
+
+double near_flops(Index chunk, Index gap, double sides, double m, double c) {
+  // A causal mask's own chunk is half empty, but its tiles are whole.
+  const double chunks = sides == 2 ? 2 * static_cast<double>(gap) - 1 : static_cast<double>(gap);
+  return 2 * chunks * static_cast<double>(chunk) * (m + c);
+}
+double far_flops(Index chunk, double basis, double basis_states, double m, double c) {
+  const double width = std::max(1.0, m) * c;
+  return 4 * basis * width + 4 * basis_states * width / static_cast<double>(chunk);
+}
 
 template <class T>
 double chunked_seconds(const backend::ChunkedToeplitz<T>& p, Shape shape, const CostModel& cost) {

@@ -20,7 +20,7 @@ using namespace chunk_form;
 
 namespace {
 
-// More vectors than this do not pay, see kMostBasis in sequence.cpp.
+// More vectors than this do not pay, see kMostBasis in sequence_form.cpp.
 constexpr Index kMost = 32;
 
 // One side as a lower side: the mask first, then its derivatives.

@@ -6,46 +6,18 @@
 #include <espalier/core/low_rank.hpp>
 #include <espalier/core/options.hpp>
 #include <espalier/core/report.hpp>
-#include <espalier/functions/distance_function.hpp>
 
 #include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "masks/chunk_basis.hpp"
 #include "masks/grid_engines.hpp"
+#include "masks/sequence_form.hpp"
 
 namespace espalier {
-
-// The mask: values by distance, and where they come from closed forms, these (their exact sums of exponentials then need no
-// search). f(i - j) for i >= j, f(j - i) for i < j.
-struct SequenceValues {
-  ToeplitzValues values;
-  std::optional<DistanceFunction> lower, upper;
-  std::size_t parameters = 0;                              // of the function; 0: none, or a table
-  std::function<double(std::size_t, Index)> derivative{};  // dM_ij / dp by the offset i - j
-};
-
-template <class T>
-struct SequenceForm {
-  ChunkBasis<T> basis;
-  ExponentialSum lower, upper;
-  double rounding = 0;  // kinds row and entry: what the terms leave of a row, relative to it
-  std::string reason;   // how it was found; why it cannot be, where basis.met is false
-  bool met() const { return basis.met; }
-};
-
-// Where fits of a mask a parameter step away begin: those of low-rank products and of plain ones.
-struct SequenceStart {
-  ExponentialSum lower[2], upper[2];
-  // Of exponentials and of the band: how many steps ago some derivative was found to have no such form; 0: it was not, or so
-  // long ago that it is worth another search.
-  Index failed[2] = {0, 0};
-};
 
 // Forms are made by the first report or product that may want them, once; the rest is const and safe from several threads.
 template <class T>
@@ -91,13 +63,6 @@ class SequenceEngines final : public GridEngine<T> {
   // False where some derivative has no sum of exponentials, or no form with the others.
   bool find_derivatives(Kind kind, Learning& learning, const SetUpWatch& watch) const;
   const SequenceForm<T>& form(Kind kind, bool plain, const SetUpWatch& watch = SetUpWatch()) const;
-  SequenceForm<T> make_exponentials(bool plain, const SetUpWatch& watch) const;
-  SequenceForm<T> form_of_shape(bool plain, Index chunk, Index gap, const SetUpWatch& watch) const;
-  SequenceForm<T> make_band(bool plain, const SetUpWatch& watch) const;
-  std::optional<ExponentialSum> fit_side(bool is_lower, bool plain, Index chunk, Index gap, double max_amplification,
-                                         std::string& reason, const SetUpWatch& watch) const;
-  SequenceForm<T> form_of_sums(bool plain, Index chunk, Index gap, double max_amplification, const SetUpWatch& watch) const;
-  double most_rounding() const;
   Report report(Kind kind, const SequenceForm<T>& form, Shape shape) const;
   bool wanted(const char* name) const;
   const SequenceValues& source() const;
